@@ -30,6 +30,11 @@ needs about 7 minutes of one core, and everything about 40 minutes.
   the same weather data in windows of two weeks
 - ``flights``: the year of the example, in months from April on, with weather; half of the flights
 
+Two columns show what is possible with half of the trainings of *every window*, as ratios to its mean loss. ``best half`` is the
+smallest mean loss that any choice of at most half of these trainings could have (:mod:`benchmarks.reference_strategies`). It
+needs the labels of all windows in advance. ``every 2nd`` is the mean loss of retraining after every second window, which needs no
+labels, averaged over the two ways to begin.
+
 The last line of the output is JSON. ``false_ask_rate`` is the share of windows of the worlds ``none`` and ``none, 3 kinds``
 after which the policy retrained. ``found_within_one_window`` is the share of the changes in ``sudden``, ``recurring``, ``covariate harm``,
 ``broken`` and ``other kind`` after which the policy retrained in the first or second window whose labels had arrived. The other figures are
@@ -53,6 +58,7 @@ from typing import Any
 
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.backtest.replay import Replay
+from benchmarks.reference_strategies import Losses, best_possible, every_second_window
 from benchmarks.worlds import REAL, SIMULATED, TASKS, World, simulated
 
 DELAYS = (0, 1, 3)
@@ -67,6 +73,9 @@ class Outcome:
     """The outcome of one replay.
 
     :param to_every: mean loss of the policy, divided by the mean loss of retraining after every window
+    :param best_possible_at_half: smallest mean loss that any choice of at most half of the trainings could have, divided by
+        the mean loss of retraining after every window
+    :param every_second_window: the same ratio for retraining after every second window
     :param found: for each change, whether the policy retrained in the first or second window whose labels had arrived
     :param values: metric of the policy in each window
     """
@@ -74,6 +83,8 @@ class Outcome:
     to_every: float
     to_never: float
     to_oracle: float
+    best_possible_at_half: float
+    every_second_window: float
     trainings: int
     every_trainings: int
     windows: int
@@ -126,12 +137,16 @@ def replay(world: World, delays: Iterable[int]) -> dict[int, list[Outcome]]:
 
 def _outcome(strategies: Replay, world: World) -> Outcome:
     never, every, oracle = strategies.never(), strategies.every_window(), strategies.oracle()
+    # All windows of the worlds have labels.
+    losses: Losses = {at: [loss or 0.0 for loss in known] for at, known in strategies.losses_by_training().items()}
     ours, delay = strategies.policy(Policy()), strategies.delay
     trained = [number for number, step in enumerate(ours.steps, strategies.first) if step.trained]
     return Outcome(
         to_every=ours.mean_loss / every.mean_loss,
         to_never=ours.mean_loss / never.mean_loss,
         to_oracle=ours.mean_loss / oracle.mean_loss,
+        best_possible_at_half=best_possible(losses, every.trainings // 2) / every.mean_loss,
+        every_second_window=every_second_window(losses) / every.mean_loss,
         trainings=ours.trainings,
         every_trainings=every.trainings,
         windows=len(ours.steps),
@@ -176,6 +191,7 @@ def figures(found: Sequence[Cell]) -> dict[str, Any]:
         "worst_retrains_to_every_window": round(max(cell.retrains for cell in found), 4),
         "worst_loss_to_never": round(max(cell.mean("to_never") for cell in found), 4),
         "worst_loss_to_oracle": round(max(cell.mean("to_oracle") for cell in found), 4),
+        "worst_best_possible_at_half": round(max(cell.mean("best_possible_at_half") for cell in found), 4),
         "flights_value": round(fmean(year.values[1:]), 4) if year else None,
         "flights_value_every_month": round(fmean(year.every_values[1:]), 4) if year else None,
         "flights_retrains": year.trainings if year else None,
@@ -186,7 +202,8 @@ def _row(cell: Cell) -> str:
     found = f"{fmean(cell.found):.2f}" if cell.found else ""
     return (
         f"{cell.world:15} {cell.task:10} {cell.rows:6} {cell.delay:5} {cell.mean('to_every'):8.3f} "
-        f"{cell.error('to_every'):6.3f} {cell.mean('to_never'):8.3f} {cell.error('to_never'):6.3f} {cell.mean('to_oracle'):8.3f} {cell.mean('trainings'):5.1f}/"
+        f"{cell.error('to_every'):6.3f} {cell.mean('to_never'):8.3f} {cell.error('to_never'):6.3f} {cell.mean('to_oracle'):8.3f} "
+        f"{cell.mean('best_possible_at_half'):9.3f} {cell.mean('every_second_window'):10.3f} {cell.mean('trainings'):5.1f}/"
         f"{cell.outcomes[0].every_trainings:<4} {found:>5}"
     )
 
@@ -202,7 +219,7 @@ def main() -> None:
     print(__doc__)
     print("Loss relative to that of another strategy, and number of trainings, means over the seeds:\n")
     print(
-        f"{'world':15} {'task':10} {'rows':>6} {'delay':>5} {'/every':>8} {'± s.e.':>6} {'/never':>8} {'± s.e.':>6} {'/oracle':>8} {'trained':>9} found"
+        f"{'world':15} {'task':10} {'rows':>6} {'delay':>5} {'/every':>8} {'± s.e.':>6} {'/never':>8} {'± s.e.':>6} {'/oracle':>8} {'best half':>9} {'every 2nd':>10} {'trained':>9} found"
     )
     started = time.perf_counter()
     sizes, seeds = (SIZES[:2], 2) if arguments.quick else (arguments.sizes, arguments.seeds)

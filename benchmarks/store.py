@@ -46,7 +46,8 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report, Verdict
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
 from airflow_mlops.stages.monitor.report import history, publish
 from airflow_mlops.stages.runner import run_call
 from benchmarks import azurite

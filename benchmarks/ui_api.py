@@ -35,7 +35,8 @@ from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report, Verdict
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

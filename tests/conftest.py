@@ -19,7 +19,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from airflow_mlops.core import secrets
-from tests.support import shared_airflow
+from tests.support import memory, shared_airflow
 from tests.support.airflow_db import FOLDER as MADE
 from tests.support.live import LiveAirflow
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
+# The files of the live Airflow that run before those on the cluster, while the image of the pods may still be being built.
+LIVE_FIRST = ("test_live_airflow.py", "test_live_approval.py")
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -35,7 +37,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The search for cyclic garbage took an eighth of the CPU time, because the imported libraries create many objects.
 gc.set_threshold(10_000, 10, 10)
-# The same applies to the processes that tests start. Python imports sitecustomize.py from this folder when it starts.
+# Tests and services write many small files, and make many directories. In memory, that takes a tenth of the CPU time.
+memory.use_for_temporary_files()
+
+# For each request to a service of a test, the library requests reads all environment variables twice, unless one says at once
+# that no proxy is used.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(dict.fromkeys(["127.0.0.1", *filter(None, os.environ.get(_name, "").split(","))]))
+
+# Fewer searches for garbage also in the processes that tests start. Python imports sitecustomize.py from this folder when it starts.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(TESTS / "support" / "startup"), os.environ.get("PYTHONPATH")])
 )
@@ -82,7 +92,7 @@ class Groups(LoadScopeScheduling):
         if self.numnodes > 2 and node.gateway.id == f"gw{self.numnodes - 1}":
             names.reverse()
         if image_is_being_built():
-            # Groups that do not need the image come first, if there are any. The live Airflow's needs it last.
+            # Groups that do not need the image come first, if there are any. The live Airflow's needs it later.
             names.sort(key=lambda name: name.startswith("kubernetes"))
         self.workqueue.move_to_end(names[0], last=False)
         super()._assign_work_unit(node)
@@ -145,13 +155,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
         if "live" in parts:
-            # The image of the pods may still be being built.
-            return 2 if parts[0] == "kubernetes" else 1
+            # The cluster takes a fifth of a core, and ends after its last test.
+            return 2 if parts[0] == "kubernetes" else 1 if parts[-1] in LIVE_FIRST else 3
         if parts[0] == "kubernetes":
             return 0
         if item.path in services:
-            return 3 if item.path in slow else 4
-        return 6 if item.path in slow else 5
+            return 4 if item.path in slow else 5
+        return 7 if item.path in slow else 6
 
     items.sort(key=order)
 
@@ -169,9 +179,12 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         shared_airflow.stop()
 
 
-def pytest_sessionfinish() -> None:
-    """End the live Airflow also if the tests were interrupted."""
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """End the live Airflow also if the tests were interrupted. The temporary files of tests that failed stay until the next run."""
     shared_airflow.stop()
+    if exitstatus == pytest.ExitCode.OK:
+        # The processes of xdist end after this.
+        session.config.add_cleanup(memory.remove)
 
 
 @pytest.fixture(autouse=True)

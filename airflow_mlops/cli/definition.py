@@ -116,7 +116,7 @@ _COMMANDS = (
         "on the asset mlops://MODEL/retrain. A request is answered (a training started, or its candidate was judged), moot (the "
         "champion changed first), expired (a later window requested retraining first) or open. With --requests, the exit status is 1 "
         "if no DAG listens.",
-        func=lazy_load_command("airflow_mlops.cli.commands.ledger"),
+        func=lazy_load_command("airflow_mlops.cli.ledger.ledger"),
         args=(
             _MODEL,
             Arg(("--verify",), action="store_true", help="Verify the ledger instead of showing its entries"),
@@ -134,7 +134,7 @@ _COMMANDS = (
         help="Roll back to a former champion",
         description="Move the alias champion back to an earlier version, record the rollback in the ledger with your user name, and "
         "send the asset event, as RollbackOperator does.",
-        func=lazy_load_command("airflow_mlops.cli.commands.rollback"),
+        func=lazy_load_command("airflow_mlops.cli.models.rollback"),
         args=(
             _MODEL,
             Arg(("--reason",), required=True, help="Reason for the rollback, recorded in the ledger"),
@@ -152,7 +152,7 @@ _COMMANDS = (
         description="Promote a version that TransferModelOperator has copied to a registry, with the evidence of its source registry. "
         "The ledger of the target registry records your user name and the reason. The command fails if the champion is not the "
         "version in --replaces.",
-        func=lazy_load_command("airflow_mlops.cli.commands.promote"),
+        func=lazy_load_command("airflow_mlops.cli.models.promote"),
         args=(
             _MODEL,
             Arg(("version",), type=positive_int(allow_zero=False), help="Number of the version in this registry"),
@@ -179,7 +179,7 @@ _COMMANDS = (
         help="Train a version again and compare the result, without registering it",
         description="Train a version again in a separate process, with the data, trainer and seed that its MLflow run records, and "
         "compare metrics, code and environment with the recorded values. The exit status is 1 if anything differs.",
-        func=lazy_load_command("airflow_mlops.cli.commands.reproduce"),
+        func=lazy_load_command("airflow_mlops.cli.models.reproduce"),
         args=(
             _MODEL,
             Arg(("version",), type=positive_int(allow_zero=False), help="Number of the version to train again"),
@@ -199,7 +199,7 @@ _COMMANDS = (
         description="Start a server that speaks the Open Inference Protocol (REST), follows the champion and logs its predictions in the "
         "artifact store. Requests must carry the token in the environment variable MLOPS_SERVE_TOKEN if it is set. SIGTERM or "
         "Ctrl-C ends the server.",
-        func=lazy_load_command("airflow_mlops.cli.commands.serve"),
+        func=lazy_load_command("airflow_mlops.cli.models.serve"),
         args=(
             _MODEL,
             Arg(("--host",), default="127.0.0.1", help="Address on which the server listens (default: 127.0.0.1)"),
@@ -272,7 +272,7 @@ _COMMANDS = (
         "requests retraining. The policy is compared with never retraining, with retraining after every window, and with an oracle, "
         "which predicts each window with the best model trained before it. No DAG runs, and nothing is registered. The result is "
         "printed, and written to the artifact store as an HTML page and as JSON.",
-        func=lazy_load_command("airflow_mlops.cli.commands.backtest"),
+        func=lazy_load_command("airflow_mlops.cli.models.backtest"),
         args=(
             _MODEL,
             Arg(
@@ -314,7 +314,7 @@ _COMMANDS = (
         help="Show the counts, speed, inputs, features, results and realised performance of a model's predictions",
         description="Summarise the prediction log and the labels joined to it. The tables show the number of predictions, speed, inputs, "
         "features, results and realised performance. --files lists the Parquet files with the current predictions.",
-        func=lazy_load_command("airflow_mlops.cli.commands.predictions"),
+        func=lazy_load_command("airflow_mlops.cli.datasets.predictions"),
         args=(
             _MODEL,
             Arg(
@@ -335,7 +335,7 @@ _COMMANDS = (
         description="List the names of all datasets. With NAME, list the windows and snapshots of this dataset: each is current, "
         "replaced by a newer dataset of an overlapping window, or withdrawn. --withdraw replaces a window with a tombstone with your "
         "user name and the reason. No task selects a withdrawn window. The files and the manifest stay.",
-        func=lazy_load_command("airflow_mlops.cli.commands.datasets"),
+        func=lazy_load_command("airflow_mlops.cli.datasets.datasets"),
         args=(
             Arg(("name",), nargs="?", help="Name of the dataset (default: list all names)"),
             Arg(
@@ -359,7 +359,7 @@ _COMMANDS = (
         help="Delete old predictions and the labelled predictions joined from them",
         description="Delete the files of old predictions and of the labelled predictions joined from them, as "
         "PurgePredictionsOperator does. The manifests of these datasets stay.",
-        func=lazy_load_command("airflow_mlops.cli.commands.purge"),
+        func=lazy_load_command("airflow_mlops.cli.datasets.purge"),
         args=(
             _MODEL,
             Arg(
@@ -380,7 +380,7 @@ _COMMANDS = (
         help="Delete leftovers of crashed tasks from the artifact store",
         description="Delete old leftovers of crashed tasks from the artifact store: temporary files, files of datasets that no manifest "
         "lists, and unfinished uploads to S3. Datasets, results, reports and the ledger are never deleted.",
-        func=lazy_load_command("airflow_mlops.cli.commands.clean"),
+        func=lazy_load_command("airflow_mlops.cli.datasets.clean"),
         args=(
             Arg(
                 ("--older-than",),

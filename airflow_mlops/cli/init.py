@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from airflow_mlops import server
-from airflow_mlops.cli.commands import command
+from airflow_mlops.cli.command import command
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.errors import EmptyWindowError, SpecError, listed

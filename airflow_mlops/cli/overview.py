@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.cli.simple_table import AirflowConsole
 
 from airflow_mlops import server
-from airflow_mlops.cli.commands import command, store_of
+from airflow_mlops.cli.command import command, store_of
 from airflow_mlops.core.errors import (
     ConnectionNotFoundError,
     ConnectionUnavailableError,

@@ -14,11 +14,14 @@ class ShardedSpec(Spec):
     :param shards: number of shards into which the rows are divided
     :param succeeded: map indexes of the instances of the mapped task that have succeeded, in ascending order. They do
         not affect the key of the result
+    :param others_succeeded: whether all other instances of the mapped task have succeeded. It does not affect the key of
+        the result
     """
 
     shard: int | None = Field(default=None, ge=0)
     shards: int | None = Field(default=None, ge=1)
     succeeded: list[int] = Field(default_factory=list)
+    others_succeeded: bool = False
 
     @model_validator(mode="after")
     def _one_of_the_shards(self) -> ShardedSpec:

@@ -58,13 +58,14 @@ def connect(memory_limit: str | None = None, threads: int | None = None) -> Iter
             yield connection
 
 
-def connect_on_one_cpu() -> AbstractContextManager[DuckDBPyConnection]:
+def connect_on_one_cpu(memory_limit: str | None = None) -> AbstractContextManager[DuckDBPyConnection]:
     """Open a database in one of several processes that share a machine, such as the executors of Spark.
 
-    See :func:`connect`. There is one process per CPU, so the database has one thread, and its memory is
-    :func:`default_memory` of that many processes.
+    See :func:`connect`. There is one process per CPU, so the database has one thread.
+
+    :param memory_limit: memory that DuckDB may use; by default :func:`default_memory` of one process per CPU
     """
-    return connect(default_memory(available_cpus()), threads=1)
+    return connect(memory_limit or default_memory(available_cpus()), threads=1)
 
 
 @contextmanager
@@ -199,6 +200,13 @@ def _ancestors(path: str) -> Sequence[str]:
 def quoted(name: str) -> str:
     """Quote a table or column name for SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def wanted_threads() -> int:
+    """Return the number of threads or processes to compute with: ``OMP_NUM_THREADS``, or :func:`available_cpus`."""
+    # The variable may contain one number for each level of nested parallelism.
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(asked) if asked.isdigit() and int(asked) else available_cpus()
 
 
 def available_cpus() -> int:

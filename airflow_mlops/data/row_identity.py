@@ -53,7 +53,7 @@ def shared_rows(dataset: Dataset, part: str, other: Dataset, other_part: str | N
     return int(np.isin(here, there).sum())
 
 
-def row_ids(table: pa.Table | Rows, columns: Sequence[str]) -> Numbers:
+def row_ids(table: pa.Table | Rows, columns: Sequence[str], utf8: Collection[str] | None = None) -> Numbers:
     """Compute a 64-bit hash of each row's values in ``columns``.
 
     The hash of a row does not depend on other rows, except in columns of bytes: if one value of the column is not
@@ -62,10 +62,27 @@ def row_ids(table: pa.Table | Rows, columns: Sequence[str]) -> Numbers:
 
     :param table: the rows
     :param columns: names of the columns
+    :param utf8: columns of bytes whose values are all UTF-8, if ``table`` is only a part of the rows; by default all
+        values are read
     :return: an array of uint64 with one hash per row
     """
     table = table.select(list(dict.fromkeys(columns)))
-    return _hashed(table, columns, [name for name in columns if _is_text(table, name)])
+    texts = [
+        name
+        for name in columns
+        if (name in utf8 if utf8 is not None and has_bytes(table.schema.field(name).type) else _is_text(table, name))
+    ]
+    return _hashed(table, columns, texts)
+
+
+def has_bytes(kind: pa.DataType) -> bool:
+    """Return whether a column of this type has bytes, or a dictionary of bytes."""
+    return is_binary(kind.value_type if pa.types.is_dictionary(kind) else kind)
+
+
+def are_utf8(column: pa.ChunkedArray) -> bool:
+    """Return whether all values of a column of bytes are UTF-8."""
+    return _is_text(pa.table({"values": column}), "values")
 
 
 def _hashed(table: pa.Table | Rows, columns: Sequence[str], texts: Collection[str]) -> Numbers:

@@ -31,7 +31,7 @@ def spans(
             rows = range(first, first + file.rows)
             batches += [(dataset, rows[start : start + batch_rows]) for start in range(0, file.rows, batch_rows)]
             first = rows.stop
-    return joined(_share(batches, number, count))
+    return joined(share(batches, number, count))
 
 
 def pieces(datasets: Sequence[Dataset], rows: int, number: int, count: int) -> list[list[tuple[Dataset, range]]]:
@@ -54,7 +54,7 @@ def pieces(datasets: Sequence[Dataset], rows: int, number: int, count: int) -> l
             found[-1].append((dataset, taken))
             room -= len(taken)
             first = taken.stop
-    return _share(found, number, count)
+    return share(found, number, count)
 
 
 def joined(spans: Iterable[tuple[Dataset, range]]) -> list[tuple[Dataset, range]]:
@@ -67,7 +67,11 @@ def joined(spans: Iterable[tuple[Dataset, range]]) -> list[tuple[Dataset, range]
     return found
 
 
-def _share(items: Sequence[T], number: int, count: int) -> list[T]:
+def share(items: Sequence[T], number: int, count: int) -> list[T]:
+    """Return one of ``count`` shares of consecutive items, whose numbers of items differ by at most one.
+
+    :param number: number of the share, from 0
+    """
     return list(items[-(-len(items) * number // count) : -(-len(items) * (number + 1) // count)])
 
 

@@ -162,6 +162,7 @@ class Evidence:
     :param champion_problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``
     :param tree: metrics of a small decision tree, fitted to the split part ``train``; ``None`` if no tree could be
         fitted
+    :param statistical: metrics of the statistical models whose forecasts are columns of the held-out rows
     :param model: the candidate's loaded model; ``None`` if only metrics are known
     :param data: the held-out data; ``None`` if only metrics are known
     :param candidates: number of candidates that are evaluated together
@@ -177,6 +178,7 @@ class Evidence:
     champion: Measurement | None = None
     champion_problem: str | None = None
     tree: Measurement | None = None
+    statistical: Sequence[Measurement] = ()
     model: Scorer | None = None
     data: HeldOut | None = None
     candidates: int = 1

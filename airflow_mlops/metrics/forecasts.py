@@ -32,6 +32,14 @@ DETAIL = "forecast"
 """The key that describes the forecast in the manifest details of forecast rows and of training sets built from them."""
 
 
+def statistical_of(details: Mapping[str, Any]) -> list[str]:
+    """Return the columns with the forecasts of statistical models; empty if the dataset has no such columns.
+
+    :param details: details of the manifest of the dataset
+    """
+    return list((details.get(DETAIL) or {}).get("statistical", []))
+
+
 def is_forecast_error(metric: str) -> bool:
     """Return whether ``metric`` is one of the metrics of forecasts."""
     return metric in (MASE, SMAPE)

@@ -107,8 +107,8 @@ def prepare(
         classifier without probabilities
     :param classes: the class labels; empty for a regression
     :param positive: binary: the positive class label; by default the last of ``classes``
-    :raises EvaluationError: there are no rows (for a regression, fewer than two), labels are null, values are not
-        finite, a label or prediction of a binary ML task is not one of ``classes``, probabilities are outside the range
+    :raises EvaluationError: there are no rows (for a regression, fewer than two), labels or predictions are null,
+        values are not finite, a label or prediction of a binary ML task is not one of ``classes``, probabilities are outside the range
         from 0 to 1, or only one class occurs
     """
     truth = np.asarray(y_true)
@@ -119,10 +119,17 @@ def prepare(
     if task == "regression":
         assert score is not None
         return _regression(_finite(truth, "labels"), _finite(score, "predictions"))
+    probability = None if score is None or task != "binary" else _probability(score)
+    predictions = np.asarray(prediction)
+    # The prediction log has no class for a row for which the model returned NaN.
+    if missing := int(_missing(predictions).sum()):
+        raise EvaluationError(
+            f"Metrics cannot be computed, because {missing:,} of {truth.size:,} predictions are null. Check the features of "
+            "these rows and the model."
+        )
     if task == "binary":
-        probability = None if score is None else _probability(score)
-        return _binary(truth, np.asarray(prediction), probability, classes, positive)
-    return _multiclass(truth, np.asarray(prediction), probabilities, classes)
+        return _binary(truth, predictions, probability, classes, positive)
+    return _multiclass(truth, predictions, probabilities, classes)
 
 
 def predicted(

@@ -32,8 +32,9 @@ from airflow_mlops.registry import signatures
 from airflow_mlops.registry.aliases import COMPARED_TAG, CONTRACT_TAG, SINCE_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import require_unchanged
-from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
+from airflow_mlops.registry.ledger import Ledger, folder_name
 from airflow_mlops.registry.reader import Reader
+from airflow_mlops.registry.records.entry import Entry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

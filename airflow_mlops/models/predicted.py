@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
@@ -11,9 +10,6 @@ from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.columns import INTERVAL_COLUMNS, PREDICTION_COLUMNS
 from airflow_mlops.metrics.interval_ends import ends
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def with_predictions(
@@ -29,6 +25,9 @@ def with_predictions(
 
     For a model with prediction intervals, :data:`~airflow_mlops.data.columns.INTERVAL_COLUMNS` follow the score.
 
+    A row whose score is NaN has no prediction: its prediction, its score and the ends of its interval are null. A class
+    would be arbitrary, because no probability is the largest. An infinite value is kept.
+
     :param batch: the scored rows
     :param contract: the model contract
     :param version: the model version
@@ -39,8 +38,10 @@ def with_predictions(
     :raises EvaluationError: a predicted label is not one of the classes of the contract
     """
     rows = batch.num_rows
+    unknown = np.isnan(np.asarray(score, np.float64))
+    absent = unknown if unknown.any() else None
     try:
-        predicted = pa.array(prediction, _prediction_type(contract))
+        predicted = pa.array(prediction, _prediction_type(contract), mask=absent)
     except pa.ArrowException as error:
         # A model that TrainOperator did not train may return any label.
         raise EvaluationError(
@@ -48,9 +49,10 @@ def with_predictions(
             "promote a version that predicts only these classes."
         ) from error
     prediction_name, score_name, *names = PREDICTION_COLUMNS
-    added = {prediction_name: predicted, score_name: pa.array(score, pa.float64())}
+    added = {prediction_name: predicted, score_name: pa.array(score, pa.float64(), mask=absent)}
     if contract.interval is not None:
-        added |= zip(INTERVAL_COLUMNS, map(pa.array, ends(contract.interval, score)), strict=True)
+        found = (pa.array(end, mask=absent) for end in ends(contract.interval, score))
+        added |= zip(INTERVAL_COLUMNS, found, strict=True)
     others = (
         pa.repeat(pa.scalar(version.model), rows),
         pa.repeat(pa.scalar(version.version, pa.int64()), rows),

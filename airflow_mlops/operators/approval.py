@@ -237,7 +237,7 @@ def _metrics(verdict: Verdict, found: CandidateVerdict) -> str:
     columns = {str(found.candidate): found.metrics}
     if verdict.champion is not None:
         columns[f"{verdict.champion} (champion)"] = verdict.champion_metrics
-    columns["baseline"] = verdict.baseline_metrics
+    columns |= {"baseline": verdict.baseline_metrics, **verdict.statistical_metrics}
     columns = {name: metrics for name, metrics in columns.items() if metrics}
     rows = [(_escaped(name), *(_number(metrics.get(name)) for metrics in columns.values())) for name in found.metrics]
     return _table(("metric", *map(_escaped, columns)), rows)

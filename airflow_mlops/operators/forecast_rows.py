@@ -36,6 +36,9 @@ class BuildForecastRowsOperator(StepOperator):
     :param rolling: lengths of rolling windows that end at the origin, in steps. The mean and the standard deviation
         over each window are features
     :param known: names of columns that become features. Their values for the target time must be known in advance
+    :param models: models of statsforecast, by name or as a dict from the name to the parameters, such as
+        ``["AutoETS", {"AutoARIMA": {"d": 1}}]``. They are fitted to the values up to each origin. Their forecasts are
+        features, and gates can compare candidates with them
     :param origins: ``all`` for training rows, ``newest`` for the rows to score
     :param stride: number of steps from one origin to the next, to make fewer training rows
     :param memory_limit: memory that the computation may use before it continues on disk, such as ``2GB``; by default
@@ -66,6 +69,7 @@ class BuildForecastRowsOperator(StepOperator):
         season: int | str = 1,
         rolling: list[int] | None = None,
         known: list[str] | None = None,
+        models: list[str | dict[str, Any]] | None = None,
         origins: Literal["all", "newest"] = "all",
         stride: int | str = 1,
         memory_limit: str | None = None,

@@ -31,9 +31,10 @@ class ShardedOperator(StepOperator):
                 f"Task {self.task_id!r} has {len(states)} mapped instances, but shards={call.spec['shards']}, so some rows would "
                 f"be left out. Map the task over all shards, with .expand(shard=list(range({call.spec['shards']})))."
             )
-        # The field ``succeeded`` is set after the key was computed, so it does not change the key of a retry.
+        # These fields are set after the key was computed, so they do not change the key of a retry.
         succeeded = sorted(number for number, state in states.items() if state == "success")
-        return call.model_copy(update={"spec": {**call.spec, "succeeded": succeeded}})
+        others = all(state == "success" for number, state in states.items() if number != context["ti"].map_index)
+        return call.model_copy(update={"spec": {**call.spec, "succeeded": succeeded, "others_succeeded": others}})
 
 
 def instances(context: Context) -> dict[int, str | None]:

@@ -9,18 +9,24 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.links import DataDocsLink
-from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.operators.rendering import is_template
+from airflow_mlops.operators.sharded import ShardedOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ValidateOperator(StepOperator):
+class ValidateOperator(ShardedOperator):
     """Validates a dataset, or a table or query of a database, with a Great Expectations suite and publishes Data Docs.
 
     Either ``dataset`` is set, or ``conn_id`` with ``table`` or ``sql``. A table or query is validated in the database:
     Great Expectations runs queries there, in a transaction that cannot write, and only their results are read.
+
+    To validate a large dataset in parallel, map the task over shards: ``ValidateOperator.partial(...,
+    shards=8).expand(shard=list(range(8)))``. Each shard checks some of the rows with the expectations about single rows.
+    The shard that finishes last checks all other expectations. Outcomes, Data Docs and datasets are those of a single
+    task. Only the last shard returns them, fails if an expectation failed, and sends the events of the outlets.
+    ``.output`` of the mapped task can be passed on like the output of a single task.
 
     :param dataset: the dataset to validate: the output of an upstream task, or ``{"name": ..., "window": ...}``.
         Several datasets with the same name are validated as one table
@@ -40,8 +46,11 @@ class ValidateOperator(StepOperator):
         ``NAME_valid``, and the result refers to this dataset. With a database, only ``NAME_quarantine`` is written, and
         the result refers to no dataset. With ``quarantine``, an unmet expectation about the whole table still fails the
         task, because removing rows cannot meet the expectation
-    :raises SpecError: ``on_failure`` is unknown, there is not exactly one source, a query has no name, or the ``.sql``
-        file does not exist
+    :param shard: index of the shard to check, from 0; by default all rows are checked. With a database, shards are not
+        possible
+    :param shards: number of shards into which the rows are divided
+    :raises SpecError: ``on_failure`` is unknown, there is not exactly one source, a query has no name, the ``.sql``
+        file does not exist, or ``shards`` is set for a database
     """
 
     step = "validate"
@@ -62,6 +71,8 @@ class ValidateOperator(StepOperator):
         window: Window | str | None = None,
         suite: str | dict[str, Any],
         on_failure: Literal["fail", "warn", "quarantine"] = "fail",
+        shard: int | str | None = None,
+        shards: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -71,6 +82,10 @@ class ValidateOperator(StepOperator):
             )
         if sql is not None and not name:
             raise SpecError(f"Task {self.task_id!r}: the rows of sql= have no name: set name=.")
+        if conn_id is not None and shards is not None:
+            raise SpecError(
+                f"Task {self.task_id!r} has shards=, but the database of conn_id= validates all rows. Remove shards=."
+            )
         if not is_template(on_failure) and on_failure not in ("fail", "warn", "quarantine"):
             raise SpecError(
                 f"Task {self.task_id!r}: on_failure={on_failure!r} is unknown: use 'fail', 'warn' or 'quarantine'."
@@ -79,12 +94,16 @@ class ValidateOperator(StepOperator):
         self.assign_parameters(locals())
 
     def decision(self, result: dict[str, Any]) -> str | None:
-        if result["success"]:
+        if result["success"] is not False:
             return None
         rows = (result["quarantined"] or {}).get("rows")
         return f"quarantined {counted(rows, 'row')}" if rows else "warning: expectations failed"
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
+        if result["dataset"] is None and result.get("shard") is not None:
+            # Only the shard that completes the validation sends events.
+            self.outlets = []
+            return
         # The result of a database refers to no dataset.
         dataset = {"dataset": result["dataset"]} if result["dataset"] is not None else {}
         self.describe_outlets(context, {**dataset, "success": result["success"]})

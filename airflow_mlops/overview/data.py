@@ -21,7 +21,7 @@ from airflow_mlops.data.timeline import window_of
 from airflow_mlops.overview import copies, scoring
 from airflow_mlops.overview.facts import WindowFacts
 from airflow_mlops.overview.scoring import LastScoring
-from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.records.entry import Entry
 
 _VERSION = 2
 # Largest number of datasets in the graph.

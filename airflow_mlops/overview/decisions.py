@@ -22,7 +22,8 @@ from airflow_mlops.overview.facts import (
     TaskFacts,
     WindowFacts,
 )
-from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
+from airflow_mlops.registry.ledger import Ledger, folder_name
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.records.verdict import CandidateVerdict
 from airflow_mlops.registry.requests import BY_USER, read_answer, recorded_requests
 

@@ -13,7 +13,7 @@ from airflow_mlops.overview import decisions, index, monitoring
 from airflow_mlops.overview.facts import Chain, ModelDags, ModelFacts, Models, Monitoring, Overview, Point, WindowFacts
 from airflow_mlops.overview.monitoring import Monitored
 from airflow_mlops.overview.sections import Section
-from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.records.entry import Entry
 
 T = TypeVar("T")
 # Reports, ledger and the index are read at the same time.

@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.overview import versions
 from airflow_mlops.overview.versions import VersionFacts
 from airflow_mlops.registry.aliases import champion_before, former_champions, last_move
-from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.records.entry import Entry
 
 
 class RollbackPreview(Model):

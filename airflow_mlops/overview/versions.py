@@ -14,7 +14,8 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.usage import Usage
 from airflow_mlops.registry.aliases import check_hashes, last_move
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult
 from airflow_mlops.registry.step_usage import by_step
 

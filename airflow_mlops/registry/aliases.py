@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.client import is_missing, quoted, registry_errors
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.versions import CHAMPION, champion
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from airflow_mlops import __version__
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.aliases import last_move
 from airflow_mlops.registry.client import registry_errors, unless_missing
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.versions import by_alias
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry import run_files, signatures
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.names import CARD_FILES, EVALUATION_FOLDER
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.versions import champion, download, download_into
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.ledger import Origin
+from airflow_mlops.registry.records.entry import Origin
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

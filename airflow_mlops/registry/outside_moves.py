@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from airflow_mlops import __version__
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.aliases import complete, last_move, settled_champion
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.records.outside_move import MOVED_OUTSIDE, Observer, OutsideMove
 from airflow_mlops.registry.versions import champion
 

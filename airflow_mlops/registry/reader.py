@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import join
@@ -22,9 +22,8 @@ from airflow_mlops.registry.client import authorization, connect, tracking_uri
 from airflow_mlops.registry.light import sufficient
 
 if TYPE_CHECKING:
-    from urllib.error import HTTPError
-
     from mlflow import MlflowClient
+    from urllib3 import BaseHTTPResponse
 
 # Environment variables that only MLflow's client supports. The second group matters with HTTPS only.
 _FOREIGN = ("MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
@@ -36,6 +35,7 @@ _FOREIGN_TLS = (
     "CURL_CA_BUNDLE",
 )
 _TIMEOUT = 10.0
+_OK = 200
 _FILES = "mlflow-artifacts"
 # Errors of reading a JSON value that does not have the expected form.
 _UNEXPECTED = (AttributeError, KeyError, TypeError, ValueError)
@@ -141,6 +141,9 @@ def _is_plain(info: ConnectionInfo) -> bool:
 class Reader:
     """A client with the methods of ``MlflowClient`` that read runs and versions.
 
+    A run, an experiment or a version is requested once. The next time, the reader returns what it has read. To see
+    changes, create another reader.
+
     All other methods are those of ``MlflowClient``, which is imported when one of them is called.
 
     :param target: MLflow server
@@ -149,23 +152,22 @@ class Reader:
     """
 
     def __init__(self, target: MLflowTarget, connection: ConnectionResolver, info: ConnectionInfo) -> None:
-        from urllib.request import HTTPRedirectHandler, build_opener
-
-        class Stay(HTTPRedirectHandler):
-            """Does not follow redirections, because they usually lead to a login page."""
-
-            def redirect_request(self, *_: Any) -> None:
-                return None
+        from urllib3 import PoolManager, Retry
 
         self.tracking_uri = tracking_uri(info)
         self._base = self.tracking_uri.rstrip("/") + "/api/2.0"
         self._target, self._connection = target, connection
-        self._opener = build_opener(Stay)
         header = authorization(info)
-        self._headers = {} if header is None else {"Authorization": header}
+        # All requests share a connection. If the server has closed it since the last request, the request is sent again.
+        self._pool = PoolManager(
+            headers={} if header is None else {"Authorization": header},
+            timeout=_TIMEOUT,
+            retries=Retry(total=1, connect=0, redirect=0, other=0, allowed_methods=None),
+        )
         self._client: MlflowClient | None = None
-        # MLflow sets the location of a run's files when the run is created, and never changes it.
-        self._uris: dict[str, str] = {}
+        self._runs: dict[str, _Run] = {}
+        self._experiments: dict[str, _Experiment] = {}
+        self._versions: dict[tuple[str, str], _Version] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.full(), name)
@@ -179,11 +181,11 @@ class Reader:
     def get_run(self, run_id: str) -> Any:
         """Return a run with its tags, parameters and metrics."""
         try:
-            run = _run(self._get("runs/get", run_id=run_id)["run"])
+            if run_id not in self._runs:
+                self._runs[run_id] = _run(self._get("runs/get", run_id=run_id)["run"])
+            return self._runs[run_id]
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_run(run_id)
-        self._uris[run_id] = run.info.artifact_uri
-        return run
 
     def search_runs(self, experiment_ids: list[str], filter_string: str, max_results: int) -> Any:
         """Return the runs of experiments that match a filter, except deleted runs."""
@@ -199,14 +201,19 @@ class Reader:
     def get_experiment(self, experiment_id: str) -> Any:
         """Return an experiment."""
         try:
-            return _Experiment(self._get("experiments/get", experiment_id=experiment_id)["experiment"]["name"])
+            if experiment_id not in self._experiments:
+                found = self._get("experiments/get", experiment_id=experiment_id)["experiment"]
+                self._experiments[experiment_id] = _Experiment(found["name"])
+            return self._experiments[experiment_id]
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_experiment(experiment_id)
 
     def get_model_version(self, name: str, version: str) -> Any:
         """Return a version of a registered model."""
         try:
-            return _version(self._get("model-versions/get", name=name, version=version))
+            if (name, version) not in self._versions:
+                self._versions[name, version] = _version(self._get("model-versions/get", name=name, version=version))
+            return self._versions[name, version]
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_model_version(name, version)
 
@@ -256,9 +263,19 @@ class Reader:
             self._download_file(place, target)
         return target
 
+    def read_of_run(self, run_id: str, path: str) -> bytes:
+        """Return the contents of a file of a run.
+
+        :raises NotReadError: there is no such file, or it must be listed or read by MLflow's client
+        """
+        answer = self._open("GET", f"{_FILES}/artifacts/{quote(join(self._place_of_run(run_id), path))}")
+        # Without a length, only the listing shows that the connection has ended early.
+        if answer.headers.get("Content-Encoding", "identity") != "identity" or "Content-Length" not in answer.headers:
+            raise NotReadError
+        return answer.data
+
     def _place_of_run(self, run_id: str) -> str:
-        uri = self._uris.get(run_id) or self.get_run(run_id).info.artifact_uri
-        return _place(uri)
+        return _place(self.get_run(run_id).info.artifact_uri)
 
     def _download(self, place: str, folder: Path) -> bool:
         """Download a folder, and return whether it contains anything. An empty folder is not created."""
@@ -273,15 +290,17 @@ class Reader:
         return bool(found)
 
     def _download_file(self, place: str, target: Path, listed: int | None = None) -> None:
-        with self._open(f"{_FILES}/artifacts/{quote(place)}") as answer, target.open("wb") as file:
+        answer = self._open("GET", f"{_FILES}/artifacts/{quote(place)}", preload_content=False)
+        with closing(answer), target.open("wb") as file:
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 raise NotReadError
             with _not_read():
                 shutil.copyfileobj(answer, file)
-            size = answer.headers.get("Content-Length")
-            # http.client reports no error if the connection ends early.
-            if any(known is not None and file.tell() != int(known) for known in (size, listed)):
+            # If there is no Content-Length, only the listing shows that the connection has ended early.
+            if listed is not None and file.tell() != listed:
                 raise NotReadError
+            # A connection whose response was read completely is used again.
+            answer.release_conn()
 
     def _list(self, place: str) -> list[_File]:
         found = self._json(f"{_FILES}/artifacts?{urlencode({'path': place})}")
@@ -303,40 +322,37 @@ class Reader:
         return self._json(f"mlflow/{path}?{urlencode(parameters)}")
 
     def _json(self, path: str, content: Any = None) -> Any:
-        with self._open(path, content) as answer, _not_read():
-            return json.load(answer)
-
-    def _open(self, path: str, content: Any = None) -> Any:
-        from urllib.error import HTTPError
-        from urllib.request import Request
-
-        body = None if content is None else json.dumps(content).encode()
-        headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
-        request = Request(f"{self._base}/{path}", body, headers)  # noqa: S310 - the scheme was checked
+        answer = self._open("GET", path) if content is None else self._open("POST", path, json=content)
         with _not_read():
-            try:
-                return self._opener.open(request, timeout=_TIMEOUT)
-            except HTTPError as error:
-                raise (MissingError if _is_missing(error) else NotReadError) from error
+            return json.loads(answer.data)
+
+    def _open(self, method: str, path: str, **options: Any) -> BaseHTTPResponse:
+        with _not_read():
+            # Redirections are not followed, because they usually lead to a login page.
+            answer = self._pool.request(method, f"{self._base}/{path}", redirect=False, **options)
+            if answer.status == _OK:
+                return answer
+            with closing(answer):
+                raise MissingError if _is_missing(answer.data) else NotReadError
 
 
 @contextmanager
 def _not_read() -> Iterator[None]:
     """Turn errors of the connection, and answers that are not JSON, into a :class:`NotReadError`."""
-    from http.client import HTTPException
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
-    except (OSError, ValueError, HTTPException) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise NotReadError from error
 
 
-def _is_missing(error: HTTPError) -> bool:
+def _is_missing(body: bytes) -> bool:
     """Return whether an answer says that a model or its alias does not exist."""
     try:
-        answer = json.load(error)
+        answer = json.loads(body)
         code, message = answer["error_code"], str(answer.get("message", ""))
-    except (OSError, *_UNEXPECTED):
+    except _UNEXPECTED:
         return False
     # For an unknown alias of a model, MLflow's servers use the code INVALID_PARAMETER_VALUE.
     return code == MissingError.error_code or (

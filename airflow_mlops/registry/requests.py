@@ -28,7 +28,8 @@ from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger, folder_name
+from airflow_mlops.registry.ledger import Ledger, folder_name
+from airflow_mlops.registry.records.entry import Decision, Entry
 
 State = Literal["open", "answered", "expired", "moot"]
 

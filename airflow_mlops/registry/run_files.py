@@ -8,6 +8,7 @@ respond.
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,10 @@ def read(client: MlflowClient, run_id: str, path: str) -> bytes:
     :raises mlflow.exceptions.MlflowException: the file does not exist, or cannot be read
     :raises requests.exceptions.RequestException: the server does not respond
     """
+    reader: object = client
+    if isinstance(reader, Reader):
+        with suppress(NotReadError):
+            return reader.read_of_run(run_id, path)
     with tempfile.TemporaryDirectory() as folder:
         return download(client, run_id, path, folder).read_bytes()
 

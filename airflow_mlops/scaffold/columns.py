@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHORTEST_DATE = len("2024-3-5")
+# The years 2001 to 2100 in seconds since 1970.
+_EPOCH = 978_307_200, 4_133_980_800
 # Dates such as 31.12.2024, 12/31/24 and 31-Dec-2024, with or without a time of day.
 _FOREIGN_DATE = re.compile(r"\s*(\d{1,2}([./-])(\d{1,2}|[A-Za-z]{3})\2(\d{4}|\d{2})|\d{4}([./])\d{1,2}\5\d{1,2})(?!\S)")
 # Amounts that a CSV reader does not recognise as numbers: $1,234.50, 1.234,50 €, 12%.
 _CURRENCY = r"([$\u00a2-\u00a5\u20a0-\u20cf%]|EUR|USD|GBP|CHF|JPY|kr|zł)"
 _AMOUNT = re.compile(
-    rf"\s*[-+(]?\s*({_CURRENCY}\s*)?[-+]?\d+([.,'\u2019 \u00a0\u202f]\d{{3}})*([.,]\d+)?\s*{_CURRENCY}?\s*\)?\s*"
+    rf"\s*[-+(\u2212]?\s*({_CURRENCY}\s*)?[-+\u2212]?\d+([.,'\u2019 \u00a0\u202f]\d{{3}})*([.,]\d+)?\s*{_CURRENCY}?\s*\)?\s*"
 )
-_AMOUNT_MARK = re.compile(rf"{_CURRENCY}|\d[.,'\u2019]\d")
+_AMOUNT_MARK = re.compile(rf"{_CURRENCY}|\u2212|\d[.,'\u2019]\d")
 _ZONE = re.compile(r"(Z|[+-]\d{2}(:?\d{2})?)\s*$", re.IGNORECASE)
 _OFFSET = re.compile(r"[T ]\d{2}.*([+-]\d{2}(:?\d{2})?)\s*$")
 # Numbers in text. A number that begins with a zero is part of a code, such as a postcode.
@@ -73,6 +75,37 @@ class Column:
             return False
         texts = self.values.drop_null()[:_TEXTS].to_pylist()
         return bool(texts) and all(map(_is_moment, texts))
+
+    @cached_property
+    def not_times(self) -> list[str]:
+        """Return the first three different texts that are not times, of a text column of which most values are times."""
+        if not self.is_text or self.is_time:
+            return []
+        texts = self.values.drop_null()[:_TEXTS].to_pylist()
+        others = [text for text in texts if not _is_moment(text)]
+        return list(dict.fromkeys(others))[:3] if 2 * len(others) < len(texts) else []
+
+    @cached_property
+    def epoch_unit(self) -> str | None:
+        """Return the unit of a column of integers that are probably times since 1970: ``s``, ``ms``, ``us`` or ``ns``.
+
+        Return ``None`` if the values are not between the years 2001 and 2100 in one of these units.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not pa.types.is_integer(self.type) or self.nulls == len(self.values):
+            return None
+        found = pc.min_max(self.values).as_py()
+        units = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+        return next(
+            (
+                unit
+                for unit, parts in units.items()
+                if _EPOCH[0] * parts <= found["min"] and found["max"] < _EPOCH[1] * parts
+            ),
+            None,
+        )
 
     @cached_property
     def offset(self) -> str | None:
@@ -155,6 +188,15 @@ class Column:
         found: list[str] = texts[:_TEXTS].to_pylist()
         return found
 
+    def with_nan_as_null(self) -> Column:
+        """Return a column in which null replaces NaN."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not pa.types.is_floating(self.type):
+            return self
+        return Column(self.name, pc.if_else(pc.is_nan(self.values), pa.scalar(None, self.type), self.values))
+
     @property
     def example(self) -> Any:
         """Return the first value that is neither null nor a text that means a missing value."""
@@ -212,6 +254,18 @@ class Column:
         import pyarrow.compute as pc
 
         return int(pc.sum(pc.is_inf(self.values)).as_py() or 0)
+
+    @cached_property
+    def too_large_rows(self) -> int:
+        """Return the number of rows with a finite value that is infinite in single precision. Models predict in it."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not pa.types.is_float64(self.type):
+            return 0
+        beyond = pc.greater(pc.abs(self.values), float(np.finfo(np.float32).max))
+        return int(pc.sum(pc.and_(beyond, pc.is_finite(self.values))).as_py() or 0)
 
     def bounds(self) -> tuple[Any, Any]:
         """Return the smallest and the largest finite value of a column of numbers.

@@ -94,6 +94,8 @@ def _reason(column: Column, label: Column, keys: Sequence[str]) -> str:
         return f"of the type {column.type}"
     if column.is_number and column.infinite_rows:
         return f"infinite in {counted(column.infinite_rows, 'row')}, which training refuses"
+    if column.too_large_rows:
+        return f"beyond single precision (3.4e38) in {counted(column.too_large_rows, 'row')}, which training refuses"
     if column.distinct == 1 and not column.nulls:
         return "the same in all rows"
     if leaks.known_with(column, label):

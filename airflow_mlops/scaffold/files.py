@@ -45,8 +45,14 @@ class Place:
 
 def _literal(value: str | list[str]) -> str:
     """Return text or a list of texts as Python code. JSON and Python write both in the same way."""
-    line = json.dumps(value, ensure_ascii=False)
-    return line if len(line) < _LINE or isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=4)
+    line = _python(value)
+    return line if len(line) < _LINE or isinstance(value, str) else _python(value, indent=4)
+
+
+def _python(value: Any, indent: int | None = None) -> str:
+    # Some invisible characters reverse the code that follows them.
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "".join(one if one == "\n" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _nested(value: Any) -> str:
@@ -55,7 +61,7 @@ def _nested(value: Any) -> str:
         return "{" + ", ".join(f"{_nested(name)}: {_nested(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_nested, value)) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    return _python(value) if isinstance(value, str) else repr(value)
 
 
 def _plain(name: str) -> str:

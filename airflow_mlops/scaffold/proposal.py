@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, listed, named
 from airflow_mlops.data.types import as_numbers
+from airflow_mlops.scaffold import schedules
 from airflow_mlops.scaffold.answers import Every, Given, Person
 from airflow_mlops.scaffold.columns import Column, span, twins
 from airflow_mlops.scaffold.features import choose_features
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 
 # Number of rows that a window should have, so that monitoring can distinguish a change from random variation.
 _WINDOW_ROWS = 300
+# With fewer windows, empty windows are not unusual.
+_FEWEST_WINDOWS = 24
+# The keys of earlier windows would have years of fewer than four digits.
+_FIRST_YEAR = 1000
 _MONTHS_SPAN, _WEEKS_SPAN = timedelta(days=120), timedelta(days=42)
+# More whole numbers are hardly classes.
+_MANY_CLASSES = 100
 _LENGTH = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
 
 
@@ -96,6 +103,8 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         )
     first, last = span(roles.columns[roles.time], given.timezone)
     every = given.every or _every(last - first, len(sample.table))
+    _require_windows(roles.time, every, first, last)
+    sample.notes.extend(_doubts_about_times(roles, given.timezone, every, first, last))
     windows = max(1, round((last - first) / _LENGTH[every]))
     return Proposal(
         columns=roles.columns, time=roles.time, keys=roles.keys, label=roles.label, features=features, excluded=excluded,
@@ -104,8 +113,45 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
     )  # fmt: skip
 
 
+def _require_windows(time: str, every: Every, first: datetime, last: datetime) -> None:
+    """Check that all windows are within the years that a partition key can contain.
+
+    :raises SpecError: a window begins before the year 1000, or ends after the year 9999
+    """
+    try:
+        schedules.bounds(every, first, last)
+        are_valid = first.year >= _FIRST_YEAR
+    except OverflowError:
+        are_valid = False
+    if not are_valid:
+        raise SpecError(
+            f"Column {time!r} contains times from {first.date()} to {last.date()}, but the {every}s of all rows must be within the years "
+            f"{_FIRST_YEAR} to 9999. If such a time means that the time is unknown, replace it with null in the source."
+        )
+
+
+def _doubts_about_times(roles: Roles, timezone: str, every: Every, first: datetime, last: datetime) -> list[str]:
+    """Return a sentence about the first and the last time if most windows between them have no rows."""
+    import pyarrow.compute as pc
+
+    begin, end = schedules.bounds(every, first, last)
+    windows = round((end - begin) / _LENGTH[every])
+    starts = pc.floor_temporal(roles.columns[roles.time].local_times(timezone), unit=every)
+    filled = pc.count_distinct(starts).as_py()
+    if windows < _FEWEST_WINDOWS or 2 * filled > windows:
+        return []
+    return [
+        (
+            f"Only {filled:,} of about {windows:,} {every}s from {first:%Y-%m-%d} to {last:%Y-%m-%d} have rows. Times such as 1970-01-01 "
+            f"or 2099-12-31 often mean that the time is unknown. If this is so in column {roles.time!r}, replace them with null in the source."
+        )
+    ]
+
+
 def _doubts_about_values(roles: Roles, features: Sequence[str]) -> list[str]:
     """Return sentences about values of the label and the given features that are probably not read as intended."""
+    import pyarrow as pa
+
     notes: list[str] = []
     notes.extend(
         f"Column {name!r} contains {listed(roles.columns[name].not_numbers)} among numbers, so each value is a category. Read these "
@@ -119,7 +165,19 @@ def _doubts_about_values(roles: Roles, features: Sequence[str]) -> list[str]:
         for name in (roles.label, *features)
         if roles.columns[name].is_amount
     )
-    if roles.task == "regression" and (classes := _whole_classes(roles.columns[roles.label])):
+    label = roles.columns[roles.label]
+    if label.missing and not label.not_numbers and len(label.missing) < label.distinct:
+        notes.append(
+            f"The label {roles.label!r} has the class {' and the class '.join(map(repr, label.missing))}. If such a text means a missing "
+            "value, read it as null, in CSV files with "
+            f"--csv \"{{'na_values': {label.missing!r}}}\"."
+        )
+    if roles.task == "regression" and pa.types.is_integer(label.type) and label.distinct <= _MANY_CLASSES:
+        notes.append(
+            f"The label {roles.label!r} has {label.distinct:,} different whole numbers, so the proposed task is regression. If they are "
+            f"classes, pass --types \"{{{roles.label!r}: 'string'}}\"."
+        )
+    if roles.task == "regression" and (classes := _whole_classes(label)):
         notes.append(
             f"The label {roles.label!r} has only the numbers {listed(classes)}, which are stored as {roles.columns[roles.label].type}, so the "
             "proposed task is regression. If they are classes, convert the column to integers in the source."

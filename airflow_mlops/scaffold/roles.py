@@ -66,6 +66,8 @@ def choose_roles(sample: Sample, given: Given, person: Person) -> Roles:
             raise SpecError(f"The data has no column {name!r}. The columns are: {listed(list(columns))}.")
     time = _time(columns, given, sample.notes, person)
     label = _label(columns, given, time, person)
+    # As in BuildTrainingSetOperator, a label that is NaN is unknown.
+    columns[label] = columns[label].with_nan_as_null()
     delay = given.label_delay
     if delay is None:
         delay = person.duration(
@@ -89,7 +91,7 @@ def _time(columns: Mapping[str, Column], given: Given, notes: list[str], person:
     if not columns[time].is_time:
         raise SpecError(
             f"Column {time!r} has the type {columns[time].type}, and its values are not dates or points in time in ISO 8601, "
-            "such as 2024-03-05 or 2024-03-05T06:30:00Z. Convert them in the source."
+            f"such as 2024-03-05 or 2024-03-05T06:30:00Z. {_time_remedy(columns[time]) or 'Convert them in the source.'}"
         )
     if columns[time].nulls:
         notes.append(f"{counted(columns[time].nulls, 'row')} without a time in column {time!r} will be left out.")
@@ -110,15 +112,33 @@ def _time(columns: Mapping[str, Column], given: Given, notes: list[str], person:
 def _ask_time(columns: Mapping[str, Column], person: Person) -> str:
     found = [column.name for column in columns.values() if column.is_time]
     if not found:
+        remedies = [remedy for column in columns.values() if (remedy := _time_remedy(column))]
         raise SpecError(
             "No column contains dates or points in time in ISO 8601, such as 2024-03-05 or 2024-03-05T06:30:00Z, so the data "
-            "cannot be divided into windows. Add the time at which each row was created, or convert it in the source."
+            "cannot be divided into windows. "
+            + (" ".join(remedies) or "Add the time at which each row was created, or convert it in the source.")
         )
     # The event time is never null. A column of times with nulls is often known only later.
     without_nulls = [name for name in found if not columns[name].nulls]
     if len(found) == 1 or len(without_nulls) == 1:
         return (without_nulls or found)[0]
     return person.choose("--time", "Which column is the time at which the features of a row were known?", found)
+
+
+def _time_remedy(column: Column) -> str:
+    """Return how to read a column as times; empty if the values do not look like times."""
+    if unit := column.epoch_unit:
+        return (
+            f"If the integers in column {column.name!r} count the time since 1970, pass "
+            f"--types \"{{{column.name!r}: 'timestamp[{unit}, tz=UTC]'}}\"."
+        )
+    if others := column.not_times:
+        return (
+            f"Most values of column {column.name!r} are times, but it also contains {', '.join(map(repr, others))}. If such a text "
+            f"means a missing value, read it as null, in CSV files with --csv \"{{'na_values': {others!r}}}\". Otherwise, correct it "
+            "in the source."
+        )
+    return ""
 
 
 def _label(columns: Mapping[str, Column], given: Given, time: str, person: Person) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from airflow_mlops.registry.canary_counts import ServerCounts
 from airflow_mlops.serving.failure_counts import FailureCounts
 from airflow_mlops.serving.other_columns import difference
-from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.rows import Rows, as_list
 from airflow_mlops.serving.versions import Served, Versions
 from airflow_mlops.serving.withdrawal import Record, worse
 
@@ -136,8 +136,9 @@ class Canary:
             self._report(canary.ref.version, f"A server withdrew it, because {reason}.")
 
     def _value(self, rows: Rows, key: str) -> Any:
-        values = rows.features.get(key)
-        if values is None:
+        if key in rows.features:
+            values = as_list(rows.features[key])
+        else:
             values = rows.carried[key].to_pylist() if key in rows.carried else []
         return values[0] if values and all(value == values[0] for value in values) else None
 

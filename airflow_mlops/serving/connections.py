@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import resource
 from contextlib import suppress
+from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_mlops.serving.messages import COMPLETE
+from airflow_mlops.serving.upgrades import PlainParser, without_upgrade
+
+if TYPE_CHECKING:
+    from httptools import HttpRequestParser
 
 # Largest size of the headers of a request, in bytes.
 _HEAD_BYTES = 65_536
@@ -59,6 +64,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     #: Seconds for the headers of a request.
     seconds = 30.0
+    parser: PlainParser  # type: ignore[assignment]
     _timer: asyncio.TimerHandle | None = None
     _in_head = False
     _head_bytes = 0
@@ -67,6 +73,7 @@ class TimedProtocol(HttpToolsProtocol):
         """Start the timer for the first request."""
         super().connection_made(transport)
         self._writer = OneWrite(transport)
+        self.parser = PlainParser(cast("HttpRequestParser", self.parser), self._head)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -88,6 +95,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Record that the headers of a request are complete, and stop their timer."""
+        if self.parser.repeats():
+            return
         self._in_head = False
         self._stop()
         super().on_headers_complete()
@@ -96,6 +105,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Record that the request is complete, so that no time limit is needed for its body."""
+        if self.parser.repeats():
+            return
         self.scope[COMPLETE] = True  # type: ignore[literal-required]
         super().on_message_complete()
 
@@ -108,6 +119,9 @@ class TimedProtocol(HttpToolsProtocol):
         """Stop the timer of a closed connection."""
         self._stop()
         super().connection_lost(exc)
+
+    def _head(self) -> bytes:
+        return without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(self.seconds, self.timeout_keep_alive_handler)

@@ -21,7 +21,7 @@ from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving.frames import packed, unpacked
 from airflow_mlops.serving.messages import RefusedError
-from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.rows import Rows, as_list
 from airflow_mlops.serving.versions import Served
 
 # Requests that may wait for the process at the same time.
@@ -120,7 +120,7 @@ class Explaining:
 def _batch(rows: Rows, features: list[FeatureColumn]) -> pa.RecordBatch:
     """Return the features as batch scoring reads them from a dataset."""
     return pa.RecordBatch.from_arrays(
-        [_column(rows.features[feature.name], feature.kind) for feature in features],
+        [_column(as_list(rows.features[feature.name]), feature.kind) for feature in features],
         names=[feature.name for feature in features],
     )
 

@@ -66,13 +66,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         raise RefusedError(415, f"The body has the Content-Encoding {encoding[:60]!r}. Send it uncompressed.")
     if COMPLETE in request.scope:
         # The next parts of the function, above all the timer, would take a tenth of the time of a small request.
-        body = await _received(request, limit)
-        if not body and (protocol := header(request, b"upgrade")) is not None:
-            # The parser of HTTP skips the body of such a request. Java's HttpClient sends it by default.
-            raise RefusedError(
-                400, f"The request asks for an upgrade to {protocol[:60]!r}. Send it as HTTP/1.1 without an upgrade."
-            )
-        return body
+        return await _received(request, limit)
     length = header(request, b"content-length") or ""
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)

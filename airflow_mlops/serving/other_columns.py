@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.types import as_doubles
-from airflow_mlops.serving.rows import InputColumns, Rows
+from airflow_mlops.serving.rows import InputColumns, Rows, as_list
 
 
 def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
@@ -36,7 +36,7 @@ def converted(rows: Rows, columns: InputColumns) -> Rows:
     features = {}
     for feature in columns.features:
         if feature.name in rows.features:
-            features[feature.name] = rows.features[feature.name]
+            features[feature.name] = as_list(rows.features[feature.name])
         elif feature.name in rows.carried:
             values = rows.carried[feature.name]
             features[feature.name] = (as_doubles(values) if pa.types.is_decimal(values.type) else values).to_pylist()

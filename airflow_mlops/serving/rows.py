@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from math import isfinite
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,13 @@ from airflow_mlops.metrics.forecasts import forecast_columns
 from airflow_mlops.metrics.rankings import group_columns
 from airflow_mlops.serving.layout import REQUEST_COLUMNS
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: From this number of rows on, a feature whose values are all doubles is checked once and then kept as an array. Scoring
+#: and the log read the array in a tenth of the time that a list takes, above all if other requests have evicted the
+#: values from the processor's caches.
+MANY_ROWS = 20
 _NULL = type(None)
 _NUMBERS = {int, float, bool, _NULL}
 _DOUBLES = {float}
@@ -66,6 +74,7 @@ class InputColumns:
         self.keys = [name for name in keys if name in self.carried or name in known]
         self.timestamp = contract.timestamp if contract.timestamp in self.carried else None
         self._known = known | self.carried.keys()
+        self._only_numbers = {feature.kind for feature in self.features} == {"number"}
         # Returns the features of a row as a tuple.
         self._values = itemgetter(*self._names) if len(known) > 1 else lambda row: tuple(map(row.__getitem__, known))
         #: Columns of a logged row, without the columns of the prediction.
@@ -104,6 +113,10 @@ class InputColumns:
         if set(map(type, rows)) == {dict} and set(map(len, rows)) == {len(self.features)}:
             # The most frequent case: rows with all features and no other fields.
             with suppress(KeyError):
+                if len(rows) == 1 and self._only_numbers:
+                    values = self._values(rows[0])
+                    if set(map(type, values)) == _DOUBLES and isfinite(sum(values)):
+                        return Rows(1, {name: [value] for name, value in zip(self._names, values, strict=True)}, {})
                 found = zip(*map(self._values, rows), strict=True)
                 return self.checked(dict(zip(self._names, map(list, found), strict=True)), {}, len(rows))
         for number, row in enumerate(rows, 1):
@@ -167,7 +180,7 @@ class Rows:
     """The checked rows of a request.
 
     :param count: number of rows
-    :param features: values of each feature. In the process that writes the log, they may be an array of numbers
+    :param features: values of each feature: a list or, for many rows, an array of doubles without NaN
     :param carried: columns that are only logged, if the request has them
     """
 
@@ -176,7 +189,7 @@ class Rows:
     carried: dict[str, pa.Array]
 
 
-def _checked(values: list[Any], feature: FeatureColumn) -> list[Any]:
+def _checked(values: list[Any], feature: FeatureColumn) -> list[Any] | NDArray[np.float64]:
     if len(values) == 1:
         # The check of the most frequent values of a single row takes half the time.
         kind, value = type(values[0]), values[0]
@@ -187,7 +200,7 @@ def _checked(values: list[Any], feature: FeatureColumn) -> list[Any]:
     kinds = set(map(type, values))
     if kinds == _DOUBLES and feature.kind == "number" and isfinite(sum(values)):
         # This check of the most frequent case is faster: the sum of doubles is finite only if all of them are finite.
-        return values
+        return values if len(values) < MANY_ROWS else np.frombuffer(array("d", values))
     if feature.kind == "string":
         if not kinds <= {str, _NULL}:
             raise _wrong(values, feature, lambda value: not isinstance(value, (str, _NULL)))
@@ -202,6 +215,11 @@ def _checked(values: list[Any], feature: FeatureColumn) -> list[Any]:
     elif not all(value is None or -_LARGEST <= value <= _LARGEST for value in values):
         raise _wrong(values, feature, lambda value: value is not None and not -_LARGEST <= value <= _LARGEST)
     return [int(value) if type(value) is bool else value for value in values] if bool in kinds else values
+
+
+def as_list(values: list[Any] | NDArray[Any]) -> list[Any]:
+    """Return the values of a feature of :class:`Rows` as Python values."""
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def _wrong(values: list[Any], feature: FeatureColumn, is_wrong: Any) -> SchemaError:

@@ -37,7 +37,7 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving.light import without_pandas
 from airflow_mlops.serving.log import Answer, open_spool
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows import InputColumns, Rows
+from airflow_mlops.serving.rows import MANY_ROWS, InputColumns, Rows
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
@@ -50,8 +50,6 @@ _ANSWER = struct.Struct(">III")
 _REPORT_SECONDS = 1.0
 # The scheduler gives the process a third of the weight of the server.
 _NICE = 5
-# From this number of rows on, numbers are sent as bytes, which takes less time than JSON.
-_MANY_ROWS = 20
 # Types of the numbers, for the module array and for NumPy.
 _CODES = {"number": "d", "integer": "q"}
 
@@ -60,8 +58,9 @@ class Packed(NamedTuple):
     """An answer as bytes, without its version.
 
     :param head: all fields that are not in the body, as JSON
-    :param body: for many rows, the features that are numbers and then the score, with 8 bytes for each value. Then
-        the columns that are only logged, if the request has any, as an Arrow record batch
+    :param body: for many rows, the features that are numbers, with 8 bytes for each value, then the score, and then
+        the predictions if they are not texts. Then the columns that are only logged, if the request has any, as an
+        Arrow record batch
     """
 
     head: bytes
@@ -84,18 +83,25 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     """
     rows, found = answer.rows, answer.found
     carried = rows.carried
-    features, score, numbers, parts = rows.features, None, {}, []
-    if rows.count >= _MANY_ROWS:
+    features, numbers, parts = rows.features, {}, []
+    # For predictions as bytes, the head contains the type of a value instead of the values.
+    prediction: Any = found.prediction.dtype.str
+    if rows.count >= MANY_ROWS:
+        # As bytes, numbers take less time than as JSON.
         numbers = _numbers(answer)
         features = {name: values for name, values in features.items() if name not in numbers}
-        parts = [*numbers.values(), found.score.astype(np.float64, copy=False).tobytes()]
+        score, parts = None, [*numbers.values(), found.score.astype(np.float64, copy=False).tobytes()]
+        if found.prediction.dtype.hasobject:
+            prediction = found.prediction.tolist()
+        else:
+            parts.append(found.prediction.tobytes())
     else:
-        score = found.score.tolist()
+        score, prediction = found.score.tolist(), found.prediction.tolist()
     # Other values are sent as Python values. For a few rows, this takes a tenth of the time that Arrow data takes.
     head = to_json(
         (
             apart, answer.request_id, answer.at, answer.latency_ms, rows.count, features, list(carried),
-            found.prediction.tolist(), score, list(numbers),
+            prediction, score, list(numbers),
         ),
         inf_nan_mode="constants",
     )  # fmt: skip
@@ -108,10 +114,15 @@ def _numbers(answer: Answer) -> dict[str, bytes]:
     """Return the features without nulls whose values are numbers, as doubles or 64-bit integers."""
     found = {}
     for feature in answer.served.columns.features:
-        if feature.kind in _CODES:
-            # A null is not a number, and an integer may be too large.
-            with suppress(TypeError, OverflowError):
-                found[feature.name] = array(_CODES[feature.kind], answer.rows.features[feature.name]).tobytes()
+        if feature.kind not in _CODES:
+            continue
+        values = answer.rows.features[feature.name]
+        if isinstance(values, np.ndarray):
+            found[feature.name] = values.tobytes()
+            continue
+        # A null is not a number, and an integer may be too large.
+        with suppress(TypeError, OverflowError):
+            found[feature.name] = array(_CODES[feature.kind], values).tobytes()
     return found
 
 
@@ -155,12 +166,16 @@ def _answers(body: bytes, versions: Sequence[Served]) -> Iterator[tuple[Apart | 
                 middle += features[name].nbytes
             score = np.frombuffer(body, np.float64, count, middle)
             middle += score.nbytes
+            if isinstance(prediction, str):
+                prediction = np.frombuffer(body, prediction, count, middle)
+                middle += prediction.nbytes
         carried: dict[str, Any] = {}
         if names:
             schema = pa.schema([(name, served.columns.carried[name]) for name in names])
             carried = dict(zip(names, pa.ipc.read_record_batch(pa.py_buffer(body[middle:end]), schema), strict=True))
-        kind = object if prediction and isinstance(prediction[0], str) else None
-        found = Predictions(np.array(prediction, kind), np.array(score, np.float64), None)
+        if isinstance(prediction, list):
+            prediction = np.array(prediction, object if prediction and isinstance(prediction[0], str) else None)
+        found = Predictions(prediction, np.asarray(score, np.float64), None)
         yield apart, Answer(served, Rows(count, features, carried), found, request_id, at, latency)
         start = end
 

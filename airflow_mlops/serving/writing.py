@@ -39,10 +39,10 @@ _ROWS_HERE = 256
 # they delay requests by less than 0.1 ms.
 _GROUP_ROWS = 16
 _RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
-# With its defaults, glibc keeps the freed memory of written batches: 40 MB after a second of 64 clients.
 # Capacity of the pipe to the process. The event loop fills the pipe only once between two rounds of answers, which takes
 # 50 ms with 64 clients. With the default of 64 kB, answers of many rows would wait in the buffer until it is full.
 _PIPE_BYTES = 1 << 20
+# With its defaults, glibc keeps the freed memory of written batches: 40 MB after a second of 64 clients.
 _MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 

@@ -19,7 +19,7 @@ processes its rows again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +49,7 @@ class Piece(Model):
 
 
 P = TypeVar("P", bound=Piece)
+S = TypeVar("S", bound=ShardedSpec)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Round(Generic[P]):
     number: int
     shard: int
     shards: int
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of the round in the artifact store."""
+        return f"checkpoints/{self.group}/{self.number}"
 
     @property
     def kept(self) -> KeptSelections:
@@ -124,14 +130,21 @@ class Round(Generic[P]):
             return None
         pieces = [self.kind.model_validate(found[self._piece(number)]) for number in range(self.shards)]
         for number, piece in enumerate(pieces):
-            for file in piece.written.files:
-                info = self.store.info(file.path)
-                if info is None or info["size"] != file.bytes:
-                    raise DatasetCorruptError(
-                        f"The files of shard {number} of {self.shards} were deleted or changed: "
-                        f"{self.store.url_of(file.path)}. Clear all shards of the task."
-                    )
+            require_intact(self.store, piece.written, f"shard {number} of {self.shards}")
         return pieces
+
+    def discard(self, kept: Collection[str] = ()) -> None:
+        """Delete the pieces of all shards and their files.
+
+        A piece is deleted before its files, so no try finds a piece without files.
+
+        :param kept: files that a dataset has, which are not deleted
+        """
+        for path, found in self.store.read_many_json(map(self._piece, range(self.shards))).items():
+            self.store.delete(path)
+            for file in self.kind.model_validate(found).written.files:
+                if file.path not in kept:
+                    self.store.delete(file.path)
 
     def pieces_to_commit(self) -> list[P] | None:
         """Return the pieces of all shards, ordered by shard, if this shard commits the dataset.
@@ -169,7 +182,7 @@ class Round(Generic[P]):
         return self._key(f"pieces/{shard}.json")
 
     def _key(self, name: str) -> str:
-        return f"checkpoints/{self.group}/{self.number}/{name}"
+        return f"{self.folder}/{name}"
 
 
 def join(spec: ShardedSpec, context: StepContext, kind: type[P], step: str) -> Round[P]:
@@ -177,7 +190,8 @@ def join(spec: ShardedSpec, context: StepContext, kind: type[P], step: str) -> R
 
     :param kind: type of the pieces
     :param step: name of the folder of the step
-    :raises SpecError: the step runs outside of Airflow, where the other shards are unknown
+    :raises SpecError: the step runs outside of Airflow, where the other shards are unknown; or all other shards have
+        succeeded, but not in this round, so no task would write the dataset
     """
     assert spec.shard is not None  # checked by the spec
     assert spec.shards is not None
@@ -185,14 +199,44 @@ def join(spec: ShardedSpec, context: StepContext, kind: type[P], step: str) -> R
         raise SpecError(
             "`shards` divides the rows among the mapped tasks of a DAG run. Without Airflow, remove `shards`."
         )
-    shared = spec.model_dump(mode="json", exclude={"shard", "succeeded"})
+    shared = spec.model_dump(mode="json", exclude={"shard", "succeeded", "others_succeeded"})
     group = f"{step}/{task_folder(context.provenance)}/{fingerprint(shared)[:16]}"
     number = max(0, _newest(context.store, group))
     while True:
         found = Round(context.store, kind, group, number, spec.shard, spec.shards)
         if found.join(context.key, context.provenance.map_index, spec.succeeded):
-            return found
+            break
         number += 1
+    if spec.others_succeeded and any(
+        found.of(other).piece() is None for other in range(spec.shards) if other != spec.shard
+    ):
+        raise SpecError(
+            f"All other shards of task {context.provenance.task_id!r} have succeeded, but with other parameters or other "
+            "datasets than this shard, so the dataset would never be complete. Clear all shards of the task."
+        )
+    return found
+
+
+def for_newer_round(spec: S) -> S:
+    """Return the spec for a shard that processes its rows again in a newer round.
+
+    Other shards were cleared since the task began, so they may not have succeeded again.
+    """
+    return spec.model_copy(update={"others_succeeded": False})
+
+
+def require_intact(store: ArtifactStore, written: WrittenFiles, what: str) -> None:
+    """Check that the files of a piece exist and have their sizes.
+
+    :param what: name of the piece for the error message, such as ``shard 0 of 8``
+    :raises DatasetCorruptError: a file was deleted or changed
+    """
+    for file in written.files:
+        info = store.info(file.path)
+        if info is None or info["size"] != file.bytes:
+            raise DatasetCorruptError(
+                f"The files of {what} were deleted or changed: {store.url_of(file.path)}. Clear all shards of the task."
+            )
 
 
 def with_rows(pieces: Sequence[P]) -> list[P]:

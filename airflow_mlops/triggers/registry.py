@@ -19,7 +19,8 @@ from airflow_mlops.triggers.child import ask
 
 if TYPE_CHECKING:
     from airflow_mlops.core.connections import ConnectionInfo
-    from airflow_mlops.registry.ledger import Entry, Ledger
+    from airflow_mlops.registry.ledger import Ledger
+    from airflow_mlops.registry.records.entry import Entry
 
 # Airflow fetches the events of an Airflow trigger about once a second. An event counts as delivered after this number
 # of seconds.

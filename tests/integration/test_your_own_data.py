@@ -17,6 +17,7 @@ import pytest
 
 from tests.integration.conftest import end_group, free_port
 from tests.support.live import STEPS, LiveAirflow
+from tests.support.memory import on_disk
 
 pytestmark = pytest.mark.slow
 
@@ -78,9 +79,16 @@ def copy_bytecode(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def folder() -> Iterator[Path]:
+    """A folder for the environment, whose files uv links to those in its cache on the disk."""
+    made = on_disk("page")
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shell(folder: Path) -> Shell:
     """A new environment in which the page's first command has run."""
-    folder = tmp_path_factory.mktemp("page")
     subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True, timeout=300)
     made = Shell(folder / "env", folder)
     probe = ["pip", "download", "--quiet", "--no-deps", "--dest", str(folder), "apache-airflow-providers-sqlite"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -26,6 +25,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import DagRunOutcome, RunDag, airflow_db, mlflow_server, run_dag, run_mlflow
+from tests.support.memory import on_disk
 
 __all__ = ["airflow_db", "mlflow_server", "run_dag"]
 
@@ -135,7 +135,7 @@ def cluster() -> Iterator[Cluster]:
     core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
     for document in yaml.safe_load_all(ROLE.read_text()):
         _grant(api, name, document)
-    folder = Path(tempfile.mkdtemp(prefix="mlops-kubernetes-tests-"))
+    folder = on_disk("kubernetes-tests")
     (folder / "probe").mkdir()
     for file in ("empty.py", "probe_step.py", "sitecustomize.py"):
         shutil.copy(Path(__file__).parent / "probe" / file, folder / "probe" / file)
@@ -194,7 +194,7 @@ def evict(cluster: Cluster) -> None:
 @pytest.fixture(scope="package")
 def server(cluster: Cluster) -> Iterator[str]:
     """The address of an MLflow server that pods reach."""
-    with run_mlflow(cluster.folder / "mlflow", cluster.host, "--allowed-hosts", "*") as address:
+    with run_mlflow(cluster.folder / "mlflow", cluster.host, MLFLOW_SERVER_ALLOWED_HOSTS="*") as address:
         yield address
 
 

@@ -28,7 +28,8 @@ from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Decision as Decided
 from airflow_mlops.policy.findings import Report, Verdict
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.registry.ledger import Decision, Ledger, Origin
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision, Origin
 from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult
 
 Version = Callable[[int], ModelVersionRef]

@@ -11,7 +11,8 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.predictions.log import slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
 from tests.support import reports
 
 

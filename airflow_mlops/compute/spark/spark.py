@@ -11,15 +11,15 @@ from airflow_mlops.compute.base import Compute
 
 @dataclass
 class Spark(Compute):
-    """Validates, scores and profiles datasets, and joins labels to predictions, on the executors of Spark.
+    """Builds training sets, validates, scores and profiles datasets, and joins labels to predictions, on the executors of Spark.
 
-    The step itself runs in the Airflow worker, as with ``Worker()``. ValidateOperator (for more
-    than 262,144 rows), ScoreOperator, ProfileOperator and JoinLabelsOperator divide the rows into parts of about a million rows. The executors read and write the files of the artifact store directly.
+    The step itself runs in the Airflow worker, as with ``Worker()``. BuildTrainingSetOperator (for more than 131,072 events),
+    ValidateOperator (for more than 262,144 rows), ScoreOperator, ProfileOperator and JoinLabelsOperator divide the rows into parts of about a million rows. The executors read and write the files of the artifact store directly.
     Other operators, and mapped tasks with ``shards``, do not use Spark and run in the worker.
 
     Executors receive this package from the worker. They need Python of the same minor version, ``numpy``, ``pyarrow``,
     ``pydantic``, ``fsspec`` with the package for the artifact store, ``onnx`` and ``onnxruntime`` for scores,
-    ``datasketches`` for profiles, ``duckdb`` for labels, and ``great_expectations`` and ``pandas`` for validation. They need neither Airflow nor MLflow.
+    ``datasketches`` for profiles, ``duckdb`` for labels and training sets, and ``great_expectations`` and ``pandas`` for validation. They need neither Airflow nor MLflow.
 
     :param conn_id: id of an Airflow connection. With the type ``spark_connect``, the host is a server of Spark Connect
         (``sc://host``). With the type ``spark``, the host is a master: ``spark://host:7077``, ``yarn``,

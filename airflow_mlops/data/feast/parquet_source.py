@@ -31,8 +31,8 @@ _MOST_NANOSECONDS = 2**63 - 1
 # Columns that DuckDB adds to the rows of a file.
 _PLACE = ("file_index", "file_row_number", "filename")
 _READ_ROWS = 131_072
-# Spark and Hive write times as INT96. In nanoseconds, the year 9999 would not fit into 64 bits.
-_PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
+PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
+"""The format of the files. Spark and Hive write times as INT96. In nanoseconds, the year 9999 would not fit into 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,21 @@ class ParquetSource:
             connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608 - the names are generated here
             connection.unregister("batch")
         return f"SELECT * FROM {name}", {}  # noqa: S608
+
+    def rows(self, span: Span) -> int:
+        """Return the number of rows in the row groups that may have rows within ``span``, from the footers of the files.
+
+        :raises FeatureStoreError: the files cannot be read
+        """
+        within = _within(self.dataset.schema.field(self.time), span)
+        try:
+            found = (
+                fragment if within is None else fragment.subset(within, schema=self.dataset.schema)
+                for fragment in self.dataset.get_fragments()
+            )
+            return sum(group.num_rows for fragment in found for group in fragment.row_groups)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.request, error) from error
 
     def _check_int96(self) -> None:
         for path, found in _overflows(self.dataset, self.columns, "us"):
@@ -307,7 +322,7 @@ def open_files(store: FeatureStore, request: ViewRequest) -> ds.Dataset:
     """
     try:
         filesystem, path = place(store, request)
-        return ds.dataset(path, filesystem=filesystem, format=_PARQUET)
+        return ds.dataset(path, filesystem=filesystem, format=PARQUET)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(request, error) from error
 

@@ -8,7 +8,8 @@ file paths and rows is joined. A row without a time is never joined, and a null 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def join(
     timestamp: str,
     memory_limit: str | None,
     batch_rows: int,
+    connect: Callable[[str | None], AbstractContextManager[DuckDBPyConnection]] = relational.connect,
 ) -> Iterator[pa.Table]:
     """Look up the features of every source for every event.
 
@@ -45,6 +47,7 @@ def join(
     :param timestamp: name of the event time column. Nanoseconds are rounded down to microseconds
     :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``
     :param batch_rows: maximum number of events in a returned table
+    :param connect: function that opens the database that joins
     :return: tables with the columns ``alias:feature`` in the types of the sources, for consecutive slices of the events
     :raises FeatureStoreError: the join failed, or returned a row that is older than the view's time to live
     :raises LeakageError: the join returned a row that is newer than its event
@@ -69,7 +72,7 @@ def join(
         return pa.record_batch(found)
 
     streamed = (left(start) for start in range(0, events.num_rows, batch_rows))
-    with relational.connect(memory_limit) as connection:
+    with connect(memory_limit) as connection:
         parts = [_Part(number, source) for number, source in enumerate(sources)]
         start = 0
         try:
@@ -102,8 +105,7 @@ class _Part:
         self._source = source
         self._view = source.request.view
         self._number = number
-        ttl = self._view.ttl
-        self._ttl = min(ttl // timedelta(microseconds=1), _LAST // 2) if ttl and ttl > timedelta(0) else None
+        self._ttl = _ttl(source)
 
     def features(self, found: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
         """Yield pairs of ``alias:feature`` and the feature's column, in the type of the source."""
@@ -133,20 +135,16 @@ class _Part:
         :param times: event times in microseconds since 1970
         """
         side = f"s{self._number}"
-        rows, parameters = self._source.relation(connection, self._number, self._span(times))
+        bounds = pc.min_max(times).as_py()
+        rows, parameters = self._source.relation(
+            connection, self._number, span_of(self._source, bounds["min"] or 0, bounds["max"] or 0)
+        )
         if self._ttl is not None:
             parameters[f"ttl_{self._number}"] = self._ttl
         same = [f"e.{keys[column]} = {side}.k{i}" for i, column in enumerate(self._source.request.join_keys.values())]
         # Rows are compared by time and, if their times are equal, by creation time, file number and row number.
         newest = f"ROW(e.t, {_LAST}, {_LAST}, {_LAST}) >= ROW({side}.t, {side}.created, {side}.file, {side}.row)"
         return f"ASOF LEFT JOIN ({rows}) {side} ON {' AND '.join([*same, newest])}", parameters
-
-    def _span(self, times: pa.ChunkedArray) -> Span:
-        bounds = pc.min_max(times).as_py()
-        first, last = bounds["min"] or 0, bounds["max"] or 0
-        # The span starts one microsecond earlier, because the time of a row may be rounded up.
-        first = None if self._ttl is None else first - self._ttl - 1
-        return Span(first if first is not None and first > _FIRST_TIME else None, last)
 
     def verify(self, found: pa.Table, times: pa.ChunkedArray) -> None:
         """Check that no joined row is newer than its event or older than the time to live.
@@ -169,6 +167,23 @@ class _Part:
                 f"The point-in-time join returned wrong rows: values of feature view {self._view.name!r} are older "
                 f"than its ttl ({self._view.ttl}). Report this defect with the installed version of duckdb."
             )
+
+
+def _ttl(source: ParquetSource) -> int | None:
+    ttl = source.request.view.ttl
+    return min(ttl // timedelta(microseconds=1), _LAST // 2) if ttl and ttl > timedelta(0) else None
+
+
+def span_of(source: ParquetSource, first: int, last: int) -> Span:
+    """Return the range of feature timestamps that can be joined to events.
+
+    :param first: time of the first event in microseconds since 1970
+    :param last: time of the last event
+    """
+    ttl = _ttl(source)
+    # The span starts one microsecond earlier, because the time of a row may be rounded up.
+    start = None if ttl is None else first - ttl - 1
+    return Span(start if start is not None and start > _FIRST_TIME else None, last)
 
 
 def _query(

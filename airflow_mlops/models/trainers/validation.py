@@ -69,6 +69,8 @@ def held_out(
         cut = np.sort(times)[min(rows - 1, rows - round(validation * rows))] if rows else 0
         # Rows with equal event times are either all held out or all used for training.
         chosen, how = times >= cut, "the newest rows"
+        if chosen.all():
+            how += f", of which {np.count_nonzero(times == cut):,} with the same time cannot be divided"
     else:
         chosen, how = random.random(rows) < validation, "random rows"
     if chosen.all() or not chosen.any():

@@ -23,7 +23,8 @@ from airflow_mlops.plugin.api.access import Access, AccessDep, same_origin
 from airflow_mlops.plugin.api.common import SEEN, ModelDep, ModelName, StoreDep
 from airflow_mlops.registry import requests
 from airflow_mlops.registry.aliases import last_move
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision, Entry
 
 router = APIRouter()
 

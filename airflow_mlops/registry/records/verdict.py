@@ -194,6 +194,8 @@ class Verdict(Model):
     :param baseline_metrics: metrics of a model that always predicts the mean or the class frequencies
     :param tree_metrics: metrics of a decision tree of depth 3 that was fitted to the split part ``train``; empty if no
         tree could be fitted
+    :param statistical_metrics: metrics of the statistical models whose forecasts are columns of the rows, by column; empty
+        in verdicts of earlier releases
     :param candidates: metrics and gate results of each candidate
     :param reason: the reason why the winner won, or why no candidate won
     :param policy: how the champion was taken into account, and how the rows were weighted
@@ -218,6 +220,7 @@ class Verdict(Model):
     champion_metrics: dict[str, float] = Field(default_factory=dict)
     baseline_metrics: dict[str, float] = Field(default_factory=dict)
     tree_metrics: dict[str, float] = Field(default_factory=dict)
+    statistical_metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
     candidates: list[CandidateVerdict]
     reason: str
     policy: str = ""

@@ -130,6 +130,23 @@ class Replay:
             steps.append(min((self._step(number, model) for model in models), key=lambda step: step.loss or 0.0))
         return Replayed(strategy="oracle", steps=steps)
 
+    def losses_by_training(self) -> dict[int | None, list[float | None]]:
+        """Return the mean loss of each monitored window for every model that a strategy can have trained before it.
+
+        :return: a list for the first champion (key ``None``), and for the model that is trained after each window (key:
+            the position of this window among the monitored windows, if its labels allow a training). The list has the
+            loss of each monitored window; ``None`` for windows without labels, and for windows up to the training
+        """
+        found: dict[int | None, list[float | None]] = {
+            None: [self._step(number, self._start).loss for number in self._monitored]
+        }
+        for position, number in enumerate(self._monitored):
+            if (known := number - self.delay) >= self.first:
+                model = known, self.winner(known)
+                later = [self._step(window, model).loss for window in range(number + 1, len(self.periods))]
+                found[position] = [*[None] * (position + 1), *later]
+        return found
+
     def policy(self, policy: Policy) -> Replayed:
         """Replay a retraining policy: the triggers ``challenger`` and ``age``, persistence, cooldown and budget."""
         steps: list[Step] = []

@@ -27,9 +27,10 @@ from airflow_mlops.registry import aliases, canary_counts, versions
 from airflow_mlops.registry import canary as canaries
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import card_hashes, file_hashes
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.origins import origin
 from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
 from airflow_mlops.stages.canary import evidence
 from airflow_mlops.stages.canary.comparison import Comparison, compare, failures

@@ -10,8 +10,9 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import index
 from airflow_mlops.registry.aliases import last_move
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.endpoint import Endpoint
+from airflow_mlops.registry.records.entry import Decision, Entry
 
 
 def record(

@@ -1,4 +1,4 @@
-"""Fit a small decision tree as a baseline for the candidates."""
+"""Baselines of the candidates: a small decision tree, and the statistical models whose forecasts are in the rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.sample_weights import as_weights, numbers
 from airflow_mlops.gates.evidence import HeldOut, take
+from airflow_mlops.metrics.forecasts import statistical_of
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import encode
 from airflow_mlops.models import inputs
@@ -81,6 +82,14 @@ def untrainable(data: HeldOut) -> str:
     labels = f"fewer than two different values of the label {data.label!r}"
     weights = f", or only the weight 0 in column {data.weight_column!r}" if data.weight_column else ""
     return f"the sampled rows of the split part {TRAIN!r} of {name} have {labels}{weights}"
+
+
+def statistical_columns(data: HeldOut) -> list[str]:
+    """Return the columns with the forecasts of statistical models (``models`` of BuildForecastRowsOperator)."""
+    manifest = data.dataset.manifest
+    if data.task != "regression":
+        return []
+    return [name for name in statistical_of(manifest.details) if name in manifest.column_names]
 
 
 def _sample(dataset: Dataset, columns: Sequence[str]) -> pa.Table:

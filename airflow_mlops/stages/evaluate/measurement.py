@@ -22,11 +22,12 @@ from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.row_identity import shared_rows
+from airflow_mlops.data.sample_weights import numbers
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut, Measurement
 from airflow_mlops.metrics.catalog import Metric, is_coverage_gap, is_quantile
 from airflow_mlops.metrics.clusters import codes
-from airflow_mlops.metrics.predictions import concatenate
+from airflow_mlops.metrics.predictions import Predictions, concatenate
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import baseline, measure
@@ -37,7 +38,7 @@ from airflow_mlops.registry.records.received import VERSION_TAG
 from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live as logged
-from airflow_mlops.stages.evaluate.baselines import small_tree, untrainable
+from airflow_mlops.stages.evaluate.baselines import small_tree, statistical_columns, untrainable
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
 from airflow_mlops.stages.evaluate.live import Live
 
@@ -69,6 +70,7 @@ class Compared:
     :param resampling: bootstrap resampling of the rows, the same for all models
     :param stand_in: the version that was measured instead of the champion, if the champion is a refit on held-out rows;
         otherwise ``None``
+    :param statistical: metrics of the statistical models whose forecasts are columns of the held-out rows
     """
 
     data: HeldOut
@@ -80,6 +82,7 @@ class Compared:
     problem: str | None
     resampling: Resampling
     stand_in: ModelVersionRef | None = None
+    statistical: Sequence[Measurement] = ()
 
 
 def compare(
@@ -120,6 +123,9 @@ def compare(
         if tree is not None
         else f"Candidates are not compared with a simple decision tree, because {untrainable(data)}."
     )
+    statistical = [_measure_column(name, data, first, own) for name in statistical_columns(data)]
+    for each in statistical:
+        context.progress(f"{each.name}: {_numbers(each.metrics)}")
     ref = champion(client, model)
     if ref is not None:
         require_promoted(context.store, ref)
@@ -151,7 +157,7 @@ def compare(
     elif problem is not None:
         context.progress(problem)
     resampling = Resampling(len(data.truth), clusters=_clusters(data, groups))
-    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, resampling, stand_in)
+    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, resampling, stand_in, statistical)
 
 
 def _baseline(data: HeldOut, contract: ModelContract, own: Sequence[str]) -> dict[str, float]:
@@ -200,11 +206,24 @@ def _measure_tree(data: HeldOut, contract: ModelContract, own: Sequence[str]) ->
     predictions = small_tree(data, contract)
     if predictions is None:
         return None
+    return _measure_mean("a decision tree of depth 3", predictions, data, contract, own)
+
+
+def _measure_column(name: str, data: HeldOut, contract: ModelContract, own: Sequence[str]) -> Measurement:
+    values = numbers(pa.chunked_array([data.column(name)]))
+    return _measure_mean(name, Predictions(values, values, None), data, contract, own)
+
+
+def _measure_mean(
+    name: str, predictions: Predictions, data: HeldOut, contract: ModelContract, own: Sequence[str]
+) -> Measurement:
+    """Measure a simple model, which predicts the mean.
+
+    A model that predicts a quantile would beat it by quantile metrics even without skill, so these are left out.
+    """
     rows = predicted(data.truth, predictions, contract, data.weight, data.columns)
-    # The tree predicts the mean. A model that predicts a quantile would beat it by quantile metrics even without skill.
-    fair = [name for name in own if not is_quantile(name) and not is_coverage_gap(name)]
-    metrics = measure(rows, fair, skip_undefined=True)
-    return Measurement("a decision tree of depth 3", metrics, predictions, rows)
+    fair = [metric for metric in own if not is_quantile(metric) and not is_coverage_gap(metric)]
+    return Measurement(name, measure(rows, fair, skip_undefined=True), predictions, rows)
 
 
 def _measure_champion(loaded: Candidate, data: HeldOut, contract: ModelContract, own: Sequence[str]) -> Measurement:

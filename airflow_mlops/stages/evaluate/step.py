@@ -304,6 +304,7 @@ def _evidence(item: Measured, compared: Compared, spec: EvaluateSpec, context: S
         champion=compared.measured_champion,
         champion_problem=compared.problem,
         tree=compared.tree,
+        statistical=compared.statistical,
         model=item.candidate.model,
         data=compared.data,
         candidates=len(compared.candidates),

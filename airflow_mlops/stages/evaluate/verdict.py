@@ -142,6 +142,7 @@ def decide(
         champion_metrics=dict(compared.measured_champion.metrics) if compared.measured_champion else {},
         baseline_metrics=dict(compared.baseline.metrics),
         tree_metrics=dict(compared.tree.metrics) if compared.tree else {},
+        statistical_metrics={each.name: dict(each.metrics) for each in compared.statistical},
         candidates=candidates,
         reason=_reason(candidates, choice, metric.name, compared.champion, compared.measured_champion),
         policy=" ".join(

@@ -57,7 +57,7 @@ class Grid:
         if self.unit == "minutes":
             number, rest = np.divmod(times, self.count * _MINUTE)
             return number, rest
-        local = self._local(times)
+        local = self._local(times, self._of_the_day)
         if self.unit == "days":
             number, rest = np.divmod(local, self.count * _DAY)
             return number, rest
@@ -120,10 +120,19 @@ class Grid:
         months, micros = (rest >> _WITHIN, rest & ((1 << _WITHIN) - 1)) if self.unit == "months" else (0, rest)
         return f"{f'{months} months and ' if months else ''}{timedelta(microseconds=micros)}"
 
-    def _local(self, times: Integers) -> Integers:
+    def _local(self, times: Integers, convert: Callable[[datetime], datetime] | None = None) -> Integers:
         if self.dates or self.zone == zones.UTC:
             return times
-        return _each(times, lambda moment: zones.local(moment.replace(tzinfo=timezone.utc), self.zone))
+        return _each(times, lambda moment: (convert or self._clock)(moment.replace(tzinfo=timezone.utc)))
+
+    def _clock(self, moment: datetime) -> datetime:
+        return zones.local(moment, self.zone)
+
+    def _of_the_day(self, moment: datetime) -> datetime:
+        """Return the local time. If clocks are turned forward at midnight, the first instant of the day is its midnight."""
+        local = self._clock(moment)
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+        return midnight if zones.instant(midnight, self.zone) == moment else local
 
     def _in_utc(self, local: Integers) -> Integers:
         if self.dates or self.zone == zones.UTC:

@@ -20,8 +20,8 @@ from airflow_mlops.data.types import as_doubles, common_schema, conformed
 from airflow_mlops.stages.forecast_rows.grid import Grid
 from airflow_mlops.stages.forecast_rows.spec import ForecastRowsSpec
 
-# The squares of larger values are infinite.
-_LARGEST = 1e150
+LARGEST = 1e150
+"""The largest value of a series. The squares of larger values are infinite."""
 
 NUMBER, VALUE = "p", "v"
 """The names of the columns that hold the number of each time on the grid, and the value."""
@@ -101,9 +101,9 @@ class History:
                 rows = conformed(batch.drop_columns([spec.time]), self._common.remove(self._position), self._what)
                 self._require_present([*(rows[name] for name in spec.series), times])
                 value = _doubles(rows[spec.value])
-                if huge := pc.sum(pc.greater(pc.abs(value), _LARGEST)).as_py():
+                if huge := pc.sum(pc.greater(pc.abs(value), LARGEST)).as_py():
                     raise SchemaError(
-                        f"The value {spec.value!r} of dataset {self._name!r} is infinite or above {_LARGEST:g} in {counted(huge, 'row')}. "
+                        f"The value {spec.value!r} of dataset {self._name!r} is infinite or above {LARGEST:g} in {counted(huge, 'row')}. "
                         "Correct it where the data is ingested, or make it null."
                     )
                 numbers, rest = self.grid.numbers(times.cast(pa.int64()).to_numpy(zero_copy_only=False))

@@ -31,6 +31,14 @@ def summary(spec: ForecastRowsSpec) -> str:
     """  # noqa: S608 - the names are generated here
 
 
+def histories(spec: ForecastRowsSpec) -> str:
+    """Return the query for the known values: the number of the series (``id``), of the time (``p``), and the value (``v``).
+
+    The rows are ordered by series and time. The series have the same numbers as in :func:`rows`.
+    """
+    return f"WITH {_series(spec)} SELECT id, p, v FROM observed WHERE v IS NOT NULL ORDER BY id, p"  # noqa: S608
+
+
 @dataclass(frozen=True)
 class _Window:
     """A window of DuckDB: the rows of a series in the order of time."""
@@ -44,11 +52,11 @@ class _Window:
 
 
 def rows(spec: ForecastRowsSpec, newest: int) -> str:
-    """Return the query for the rows.
+    """Return the query for the rows. With statistical models, it reads the table ``forecasts`` of :mod:`.statistical`.
 
     :param newest: number of the newest time at which a series has a value
     """
-    names, season = _names(spec), spec.season
+    season = spec.season
     scoring = spec.origins == "newest"
     series, by_season = _Window(), _Window(f"id, ((p % {season}) + {season}) % {season}")
     shifts = sorted({_shift(step, season) for step in range(1, spec.horizon + 1)})
@@ -60,7 +68,7 @@ def rows(spec: ForecastRowsSpec, newest: int) -> str:
         *(f"lag(same_season, {each}) {lag} AS naive_{each}" for each in shifts),
         f"last_value(v IGNORE NULLS) {series.over()} AS latest",
         f"avg(error) {series.over()} AS scale",
-        f"count(v) {series.over(max(season, spec.horizon))} AS recent",
+        f"count(v) {series.over(spec.recent)} AS recent",
     ]
     naive = ", ".join(f"naive_{_shift(step, season)}" for step in range(1, spec.horizon + 1))
     chosen = f"p = {newest}" if scoring else f"((p % {spec.stride}) + {spec.stride}) % {spec.stride} = 0"
@@ -75,14 +83,11 @@ def rows(spec: ForecastRowsSpec, newest: int) -> str:
         *(f"origins.{name}" for name in spec.from_history),
         f"coalesce([{naive}][steps.h], latest) AS {NAIVE}",
         f"coalesce(scale, 0) AS {SCALE}",
+        *(f"coalesce(forecasts.m{n}[steps.h], {NAIVE}) AS m{n}" for n in range(len(spec.models))),
     ]
+    forecasts = "LEFT JOIN forecasts ON forecasts.id = origins.id AND forecasts.p = origins.p" if spec.models else ""
     return f"""
-        WITH long AS MATERIALIZED (SELECT * FROM events),
-        named AS (
-            SELECT {names}, min(p) FILTER (v IS NOT NULL) AS first, max(p) FILTER (v IS NOT NULL) AS last FROM long GROUP BY {names}
-        ),
-        series AS MATERIALIZED (SELECT *, row_number() OVER (ORDER BY {names}) AS id FROM named WHERE first IS NOT NULL),
-        observed AS MATERIALIZED (SELECT series.id, long.* FROM long JOIN series USING ({names})),
+        WITH {_series(spec)},
         grid AS (SELECT id, unnest(range(first, {newest if scoring else "last"} + 1)) AS p FROM series),
         filled AS (SELECT grid.id, grid.p, observed.v FROM grid LEFT JOIN observed ON grid.id = observed.id AND grid.p = observed.p),
         seasonal AS (
@@ -95,9 +100,21 @@ def rows(spec: ForecastRowsSpec, newest: int) -> str:
         FROM origins CROSS JOIN (SELECT unnest(range(1, {spec.horizon + 1})) AS h) steps
         JOIN series ON series.id = origins.id
         LEFT JOIN observed ON observed.id = origins.id AND observed.p = origins.p + steps.h
+        {forecasts}
         {"" if scoring else "WHERE observed.v IS NOT NULL"}
         ORDER BY origins.p, origins.id, steps.h
     """  # noqa: S608 - the names are generated here
+
+
+def _series(spec: ForecastRowsSpec) -> str:
+    """Return the common table expressions ``series``, which numbers the series with a value, and ``observed``."""
+    names = _names(spec)
+    return f"""long AS MATERIALIZED (SELECT * FROM events),
+        named AS (
+            SELECT {names}, min(p) FILTER (v IS NOT NULL) AS first, max(p) FILTER (v IS NOT NULL) AS last FROM long GROUP BY {names}
+        ),
+        series AS MATERIALIZED (SELECT *, row_number() OVER (ORDER BY {names}) AS id FROM named WHERE first IS NOT NULL),
+        observed AS MATERIALIZED (SELECT series.id, long.* FROM long JOIN series USING ({names}))"""  # noqa: S608
 
 
 def _shift(step: int, season: int) -> int:

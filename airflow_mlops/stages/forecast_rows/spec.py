@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from airflow_mlops.core.base import Name
+from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.durations import Period, period_of_one_unit
 from airflow_mlops.core.errors import named
@@ -44,6 +44,44 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_model(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"model": value}
+    if not isinstance(value, dict) or value.keys() <= {"model", "params"}:
+        return value
+    if len(value) != 1:
+        raise ValueError(
+            f'a model is declared by its name, or as a dict such as {{"AutoARIMA": {{"d": 1}}}}, not as {value!r}'
+        )
+    ((model, params),) = value.items()
+    return {"model": model, "params": params}
+
+
+class StatisticalModel(Model):
+    """A model of statsforecast. It is declared by its name, or as a dict from its name to its parameters.
+
+    Examples: ``"AutoETS"``, ``{"AutoARIMA": {"d": 1, "alias": "arima_d1"}}``.
+
+    :param model: name of a class in ``statsforecast.models``
+    :param params: parameters of the class. ``season_length`` is by default the season of the rows. ``alias`` names the
+        column with the forecasts; by default, the column has the name of the class
+    """
+
+    model: str = Field(min_length=1)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _alias_is_a_name(self) -> StatisticalModel:
+        if not (isinstance(self.column, str) and self.column):
+            raise ValueError(f"`alias` of {self.model} names a column, so it must be a text that is not empty")
+        return self
+
+    @property
+    def column(self) -> str:
+        """Return the name of the column with the forecasts."""
+        return self.params.get("alias", self.model)
+
+
 class ForecastRowsSpec(Spec):
     """Parameters of forecast rows, with which a regression learns to forecast many series.
 
@@ -62,6 +100,7 @@ class ForecastRowsSpec(Spec):
     :param rolling: lengths of rolling windows that end at the origin, in steps. The mean and the standard deviation
         over each window are features
     :param known: columns whose values are known in advance for the target time
+    :param models: statistical models. Their forecasts are features, and baselines with which gates can compare
     :param origins: ``all`` makes a row for each origin and step with a known value at the target time; ``newest`` makes
         the rows to score, for the newest time at which a series has a value
     :param stride: for ``all``, number of steps from one origin to the next
@@ -83,6 +122,7 @@ class ForecastRowsSpec(Spec):
     lags: list[Steps] = Field(min_length=1)
     rolling: list[Annotated[int, Field(ge=2, le=_LONGEST)]] = Field(default_factory=list)
     known: list[str] = Field(default_factory=list)
+    models: list[Annotated[StatisticalModel, BeforeValidator(_as_model)]] = Field(default_factory=list)
     origins: Literal["all", "newest"] = "all"
     stride: Steps = 1
     memory_limit: str | None = Field(default=None, pattern=SIZE)
@@ -113,7 +153,17 @@ class ForecastRowsSpec(Spec):
 
         :data:`SCALE` is not a feature, because it depends on the length of the history.
         """
-        return [STEP, *self.known, *CALENDAR[self.unit], *self.from_history, NAIVE]
+        return [STEP, *self.known, *CALENDAR[self.unit], *self.from_history, NAIVE, *self.statistical]
+
+    @property
+    def statistical(self) -> list[str]:
+        """Return the columns with the forecasts of the statistical models, in order."""
+        return [each.column for each in self.models]
+
+    @property
+    def recent(self) -> int:
+        """Return the number of steps up to an origin in which a series must have a value."""
+        return max(self.season, self.horizon)
 
     @property
     def longest(self) -> int:
@@ -157,6 +207,8 @@ class ForecastRowsResult(Result):
     :param rows: number of rows
     :param series: number of series with rows
     :param left_out: number of series without rows
+    :param fallbacks: number of series and origins with the seasonal-naive forecast in place of a statistical one, by
+        column of the statistical model
     :param origin: the origin of the rows, in UTC, if ``origins`` is ``newest``
     :param window_rule: rule for the window of the history, such as ``Rolling(P1Y)``; ``None`` if no rule is set
     """
@@ -166,5 +218,6 @@ class ForecastRowsResult(Result):
     rows: int
     series: int
     left_out: int = 0
+    fallbacks: dict[str, int] = Field(default_factory=dict)
     origin: str | None = None
     window_rule: str | None = None

@@ -22,10 +22,11 @@ from airflow_mlops.data.spool import Rows, spooled
 from airflow_mlops.data.window_rows import inside
 from airflow_mlops.metrics.forecasts import DETAIL, NAIVE, SCALE
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.forecast_rows import query
+from airflow_mlops.stages.forecast_rows import query, statistical
 from airflow_mlops.stages.forecast_rows.grid import Grid
 from airflow_mlops.stages.forecast_rows.history import History
 from airflow_mlops.stages.forecast_rows.spec import ORIGIN, STEP, ForecastRowsResult, ForecastRowsSpec
+from airflow_mlops.stages.forecast_rows.statistical import Forecasts
 
 # A history with fewer values per step has the wrong length of a step, and its rows would be almost all null.
 _FEWEST_VALUES = 0.01
@@ -51,7 +52,9 @@ def run(spec: ForecastRowsSpec, context: StepContext) -> ForecastRowsResult:
     :raises EmptyWindowError: the history has no values, or no row can be made from them
     :raises SchemaError: a column is absent or has the wrong type, the times are not regular, a series has several values
         for a time, or columns that are known in advance are absent for a target time
-    :raises SpecError: the window rule selects no time, or fewer steps than a feature needs
+    :raises SpecError: the window rule selects no time, or fewer steps than a feature needs; or a
+        statistical model does not exist
+    :raises TrainingError: a statistical model failed in every fit
     :raises IncompleteWindowError: a part of the window is not covered by any dataset
     """
     resolved = resolve_window(spec.window, spec.entities, context.store)
@@ -70,7 +73,8 @@ def run(spec: ForecastRowsSpec, context: StepContext) -> ForecastRowsResult:
         context.progress(f"Computing features of {facts.series:,} series.")
         if spec.origins == "newest" and resolved is not None:
             _require_inside(history, resolved.run, datasets, spec)
-        return _write(spec, context, datasets, history, events, facts, connection, resolved)
+        with statistical.forecast(spec, context, connection, events, history.newest, facts.series) as forecasts:
+            return _write(spec, context, datasets, history, events, facts, forecasts, connection, resolved)
 
 
 def _facts(connection: Any, spec: ForecastRowsSpec, events: Rows) -> Facts:
@@ -126,13 +130,15 @@ def _write(
     history: History,
     events: Rows,
     facts: Facts,
+    forecasts: Forecasts,
     connection: Any,
     resolved: ResolvedWindow | None,
 ) -> ForecastRowsResult:
     assert history.newest is not None
     sql, name = query.rows(spec, history.newest), datasets[0].manifest.name
     scoring = spec.origins == "newest"
-    found: Any = relational.stream(connection, sql, {"events": (events.schema, events.to_batches())})
+    tables = {"events": (events.schema, events.to_batches()), **forecasts.tables}
+    found: Any = relational.stream(connection, sql, tables)
     series: set[tuple[Any, ...]] = set()
     rows = 0
     # An error must end the query before its database is closed.
@@ -167,8 +173,10 @@ def _write(
                     "every": spec.every,
                     "horizon": spec.horizon,
                     "season": spec.season,
-                    "from_history": [*spec.from_history, NAIVE, SCALE],
+                    "from_history": [*spec.from_history, NAIVE, SCALE, *spec.statistical],
+                    **({"statistical": spec.statistical} if spec.models else {}),
                 },
+                **statistical.version(spec),
                 **dates_detail(datasets, spec.time),
                 **coverage(datasets, resolved.window if resolved else None),
                 **(resolved.describe() if resolved else {}),
@@ -184,11 +192,17 @@ def _write(
         rows=rows,
         series=len(series),
         left_out=left_out,
+        fallbacks=forecasts.fallbacks,
         origin=origin,
         window_rule=str(resolved.rule) if resolved else None,
         summary=f"Built {spec.name} with {counted(rows, 'row')} of {len(series):,} series and {counted(len(spec.features), 'feature')}"
         + (f", for the {counted(spec.horizon, 'step')} after {origin}" if origin else "")
         + (f"; {left_out:,} series without a recent value or a known target were left out" if left_out else "")
+        + (
+            f"; the seasonal-naive forecast replaces missing forecasts of {', '.join(forecasts.fallbacks)}"
+            if forecasts.fallbacks
+            else ""
+        )
         + ".",
     )
 
@@ -217,8 +231,10 @@ def _named(
         for n, (key, kind) in enumerate(zip(spec.known, history.types(spec.known), strict=True)):
             columns[key] = batch[f"k{n}"].cast(kind)
         columns |= history.grid.calendar(target)
-        others = [key for key in (*spec.features, SCALE) if key not in columns]
+        others = [key for key in (*spec.from_history, NAIVE) if key not in columns]
         columns |= {key: batch[key] for key in others}
+        columns |= {key: batch[f"m{n}"] for n, key in enumerate(spec.statistical)}
+        columns[SCALE] = batch[SCALE]
         yield pa.RecordBatch.from_pydict(columns)
 
 

@@ -20,7 +20,7 @@ from airflow_mlops.stages.join_labels.counts import Counts, check, total
 from airflow_mlops.stages.join_labels.hashing import pseudonymizers
 from airflow_mlops.stages.join_labels.joining import Join
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
-from airflow_mlops.stages.shards import with_rows
+from airflow_mlops.stages.shards import for_newer_round, with_rows
 
 _ATTRIBUTIONS = ("attribution_scale", "attribution_method")
 _QUARANTINED = ("quarantined", "quarantined_estimated")
@@ -80,7 +80,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         context.progress(
             "Another shard was cleared, so all shards select the datasets again. This shard is joined again."
         )
-        return run(spec, context)
+        return run(for_newer_round(spec), context)
     context.processed(piece.counts.rows)
     pieces = shard.pieces_to_commit()
     if pieces is None:

@@ -114,15 +114,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     outcomes = replace(outcomes, groups=clusters.measured(check, contract))
     labelled = outcomes.rows + outcomes.skipped
     coverage = labelled / check.rows
-    notes = []
-    if outcomes.skipped:
-        rows = counted(outcomes.skipped, "labelled row")
-        notes.append(f"Performance excludes {rows}, because the label or the score is not a finite number.")
-    if outcomes.unknown:
-        rows = counted(outcomes.unknown, "row")
-        notes.append(
-            f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
-        )
+    notes = _remarks(outcomes)
     weights = row_weights.read(check, reference)
     notes += weights.notes
     if weights.refused is not None:
@@ -141,28 +133,14 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         covered = metrics.quantile_coverage(outcomes, policy.confidence).value
         notes.append(f"{covered:.1%} of the labels are not above the prediction, which is the quantile {alpha:.10g}.")
     reason = missing or young or _too_few(outcomes.rows, coverage, policy)
-    performance, known, trained = None, None, _at_training(reference, weights.column).intervals.get(BIAS)
-    try:
-        estimate = metrics.measure(metric, outcomes, policy.confidence, contract.task)
-    except metrics.UnmeasurableError as error:
-        reason = reason or str(error)
-    else:
-        # Clusters are assumed to have the same design effect on held-out rows. The interval at training ignores
-        # clusters, so it is widened by the same factor.
-        known = None if is_custom(metric) else metrics.clustered(metric, outcomes)
-        performance = _performance(policy, metric, estimate, reference, outcomes.rows, known, weights.column)
-        bounded = policy.min is not None or policy.max is not None
-        if performance.reference is None and not bounded:
-            reason = reason or f"{metric} was not measured at training"
-        elif performance.reference is not None and performance.reference_low is None:
-            notes.append(
-                f"The {metric_name(metric)} at training counts as exact, because its interval is not stored with model "
-                f"{reference.version}."
-            )
+    trained = _at_training(reference, weights.column).intervals.get(BIAS)
+    measured = _measured(policy, metric, outcomes, reference, weights.column)
+    notes += measured.notes
+    reason = reason or measured.unmeasured
     return Realised(
         labelled=labelled,
         coverage=coverage,
-        performance=performance,
+        performance=measured.performance,
         unmeasured=reason,
         # Bias is not measured for a model that predicts a quantile, because the mean error of such a model is not 0.
         bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None)
@@ -171,10 +149,52 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         interval=_interval(outcomes, reference, policy),
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
-        design=known,
+        design=measured.design,
         weights=weights,
         columns=columns,
     )
+
+
+def _remarks(outcomes: metrics.Outcomes) -> list[str]:
+    """Say which labelled rows are not measured, or count as errors."""
+    notes = []
+    if outcomes.skipped:
+        rows = counted(outcomes.skipped, "labelled row")
+        notes.append(f"Performance excludes {rows}, because the label or the score is not a finite number.")
+    if outcomes.unknown:
+        rows = counted(outcomes.unknown, "row")
+        notes.append(
+            f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
+        )
+    return notes
+
+
+def _measured(
+    policy: Policy, metric: str, outcomes: metrics.Outcomes, reference: TrainingReference, weight: str | None
+) -> Realised:
+    """Measure the metric of the policy, and compare it with its value at training.
+
+    :param weight: the column of row weights; ``None`` without weights
+    :return: performance, its design effect, notes, and why the metric cannot be judged
+    """
+    try:
+        estimate = metrics.measure(metric, outcomes, policy.confidence, reference.contract.task)
+    except metrics.UnmeasurableError as error:
+        return Realised(unmeasured=str(error))
+    # Clusters are assumed to have the same design effect on held-out rows. The interval at training ignores
+    # clusters, so it is widened by the same factor.
+    known = None if is_custom(metric) else metrics.clustered(metric, outcomes)
+    performance = _performance(policy, metric, estimate, reference, outcomes.rows, known, weight)
+    reason, notes = None, []
+    if performance.reference is None:
+        if policy.min is None and policy.max is None:
+            reason = f"{metric} was not measured at training"
+    elif performance.reference_low is None:
+        notes.append(
+            f"The {metric_name(metric)} at training counts as exact, because its interval is not stored with model "
+            f"{reference.version}."
+        )
+    return Realised(performance=performance, unmeasured=reason, notes=notes, design=known)
 
 
 def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: Policy) -> IntervalCoverage | None:

@@ -12,7 +12,8 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy import retraining
 from airflow_mlops.policy.findings import Findings, RetrainingPlan
 from airflow_mlops.policy.verdict import decide
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.requests import counted, record, recorded_requests
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor.report import metrics, page_url

@@ -26,8 +26,8 @@ from airflow_mlops.models.trainers.spec import AnyTrainer, BoostingTrainerSpec, 
 from airflow_mlops.performance.challenger import OtherTrainer
 from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.ledger import Entry
 from airflow_mlops.registry.names import GPU_TAG, TRAINING_FILE
+from airflow_mlops.registry.records.entry import Entry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

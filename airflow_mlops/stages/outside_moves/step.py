@@ -20,7 +20,8 @@ from airflow_mlops.overview import index
 from airflow_mlops.registry import outside_moves
 from airflow_mlops.registry.aliases import last_move
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.records.outside_move import Observer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.outside_moves.spec import OutsideMovesResult, OutsideMovesSpec

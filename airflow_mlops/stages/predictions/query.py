@@ -200,6 +200,8 @@ def _shares(counts: Counter[Any]) -> dict[str, float]:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "no prediction"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -18,8 +18,9 @@ from airflow_mlops.overview import index
 from airflow_mlops.registry.aliases import carry_out, settled_champion
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import card_hashes, difference, file_hashes
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.records.received import Received
 from airflow_mlops.registry.versions import download_into
 from airflow_mlops.stages.context import StepContext

@@ -10,8 +10,9 @@ from airflow_mlops.overview import index
 from airflow_mlops.registry.aliases import carry_out, settled_champion
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import card_hashes
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.records.verdict import Verdict
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote.spec import PromoteResult, PromoteSpec

@@ -24,8 +24,9 @@ from airflow_mlops.registry.aliases import (
     settled_champion,
 )
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.versions import version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.rollback.spec import RollbackResult, RollbackSpec

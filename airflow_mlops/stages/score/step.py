@@ -26,6 +26,7 @@ from airflow_mlops.stages.score import on_executors, shards
 from airflow_mlops.stages.score import table as writing
 from airflow_mlops.stages.score.scoring import Scoring, score
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
+from airflow_mlops.stages.shards import for_newer_round
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,7 +99,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
             context.progress(
                 "Another shard was cleared, so all shards choose the model version again. This shard is scored again."
             )
-            return run(spec, context)
+            return run(for_newer_round(spec), context)
         manifest = scoring.dataset_of_shards(shard)
         rows, engine, seconds = piece.rows, piece.engine, piece.seconds
         which = f", shard {shard.shard} of {shard.shards},"

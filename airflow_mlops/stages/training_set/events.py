@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,11 @@ from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.spool import Rows, as_values, spooled
 from airflow_mlops.data.types import as_doubles, as_numbers, as_stored, common_schema, conformed
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+Connect: TypeAlias = "Callable[[str | None], AbstractContextManager[DuckDBPyConnection]]"
 
 # An integer label with more distinct values than this is a quantity, so the ML task is regression.
 _MOST_CLASSES = 20
@@ -43,106 +49,187 @@ def read_events(
     :raises SchemaError: an event time is null, or a column has different types in different windows
     :raises TrainingError: the label of every event is null, or a label is infinite
     """
-    source = _Source(spec, datasets, join_columns, broken)
-    with spooled(_sorted(source.batches(), source.schema, spec), source.schema) as events:
-        name = datasets[0].manifest.name
-        if source.timeless:
-            raise SchemaError(
-                f"The event time {spec.timestamp!r} is null in {counted(source.timeless, 'row')} of dataset {name!r}, but a "
-                "point-in-time join needs the time of every event. Drop or correct these rows upstream."
-            )
-        if not source.rows:
-            raise EmptyWindowError(
-                f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
-            )
-        if source.infinite:
-            raise TrainingError(
-                f"The label {_label_name(spec)!r} is infinite in {counted(source.infinite, 'row')}. "
-                "Correct the computation of the label, which may divide by zero."
-            )
-        if not events.num_rows:
-            raise TrainingError(
-                f"The label {_label_name(spec)!r} of all {source.rows:,} events is null, so it is not known yet. Build "
-                "the training set from an older window."
-            )
-        yield with_numbers(events, [_label_name(spec)]), {"label_unknown": source.rows - events.num_rows}
+    events = EventSource.of(spec, datasets, join_columns, broken)
+    seen = Seen()
+    with spooled(in_order(events.batches(seen), events.schema, spec), events.schema) as rows:
+        refuse(seen, spec, datasets[0].manifest.name)
+        yield with_numbers(rows, [_label_name(spec)]), {"label_unknown": seen.rows - seen.labelled}
 
 
-class _Source:
+@dataclass
+class Seen:
+    """Counts of the events that were read.
+
+    :param rows: number of events, with and without a label
+    :param labelled: number of events with a label
+    :param timeless: number of events without a time
+    :param infinite: number of infinite labels
+    """
+
+    rows: int = 0
+    labelled: int = 0
+    timeless: int = 0
+    infinite: int = 0
+
+
+def refuse(seen: Seen, spec: TrainingSetSpec, name: str) -> None:
+    """Check the counts of all events.
+
+    :param name: name of the dataset of events
+    :raises EmptyWindowError: there are no events
+    :raises SchemaError: an event time is null
+    :raises TrainingError: the label of every event is null, or a label is infinite
+    """
+    if seen.timeless:
+        raise SchemaError(
+            f"The event time {spec.timestamp!r} is null in {counted(seen.timeless, 'row')} of dataset {name!r}, but a "
+            "point-in-time join needs the time of every event. Drop or correct these rows upstream."
+        )
+    if not seen.rows:
+        raise EmptyWindowError(
+            f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
+        )
+    if seen.infinite:
+        raise TrainingError(
+            f"The label {_label_name(spec)!r} is infinite in {counted(seen.infinite, 'row')}. "
+            "Correct the computation of the label, which may divide by zero."
+        )
+    if not seen.labelled:
+        raise TrainingError(
+            f"The label {_label_name(spec)!r} of all {seen.rows:,} events is null, so it is not known yet. Build "
+            "the training set from an older window."
+        )
+
+
+class EventSource:
     """The labelled events of some datasets.
 
-    :ivar schema: columns that the training set needs and, if there is one, the label
-    :ivar rows: number of events, with and without a label, when all batches have been read
-    :ivar timeless: number of events without a time, when all batches have been read
-    :ivar infinite: number of infinite labels, when all batches have been read
+    :param columns: columns that the training set needs, without the label
+    :param types: types of the columns that need not exist in every dataset. Such a column is null in the rows of a
+        dataset that lacks it or has it in another type
+    :param read_schema: the common types of all columns that are read
+    :ivar schema: ``columns`` and, if there is one, the label
     """
 
     def __init__(
-        self, spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str], broken: Collection[str]
+        self,
+        spec: TrainingSetSpec,
+        datasets: Sequence[Dataset],
+        columns: Sequence[str],
+        types: Mapping[str, pa.DataType],
+        read_schema: pa.Schema | None = None,
     ) -> None:
         self._spec = spec
         self._datasets = datasets
-        self.rows = self.timeless = self.infinite = 0
-        operands = sorted(spec.label_columns)
-        self._wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
-        needed = {*join_columns, *spec.keys, *operands, spec.timestamp}
-        self._types = _first_types(datasets, {*broken} & {*spec.columns} - needed)
-        self._columns = list(dict.fromkeys([*self._wanted, *operands]))
+        self._wanted = list(columns)
+        self.types = dict(types)
+        self._columns = list(dict.fromkeys([*self._wanted, *sorted(spec.label_columns)]))
         self._what = f"The windows of dataset {datasets[0].manifest.name!r}"
-        self._read_schema = common_schema(
-            (next(self._of(dataset, empty=True)).schema for dataset in datasets),
-            self._what,
-            "Ingest the windows again with equal types.",
-        )
-        self.schema = self._labelled(self._read_schema.empty_table()).schema
+        if read_schema is None:
+            read_schema = common_schema(
+                (next(self._of(dataset, empty=True)).schema for dataset in datasets),
+                self._what,
+                "Ingest the windows again with equal types.",
+            )
+        self.read_schema = read_schema
+        self.schema = self._labelled(self.read_schema.empty_table(), Seen()).schema
 
-    def batches(self) -> Iterator[pa.Table]:
-        for dataset in self._datasets:
-            for table in self._of(dataset):
-                table = conformed(table, self._read_schema, self._what)
-                self.rows += table.num_rows
-                self.timeless += table[self._spec.timestamp].null_count
-                yield self._labelled(table)
+    @classmethod
+    def of(
+        cls, spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: Sequence[str], broken: Collection[str]
+    ) -> EventSource:
+        """Open the events of a training set, see :func:`read_events`.
 
-    def _of(self, dataset: Dataset, *, empty: bool = False) -> Iterator[pa.Table]:
+        :raises SchemaError: a column is absent, or has different types in different windows
+        """
+        wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
+        needed = {*join_columns, *spec.keys, *spec.label_columns, spec.timestamp}
+        return cls(spec, datasets, wanted, _first_types(datasets, {*broken} & {*spec.columns} - needed))
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns that the training set needs, without the label."""
+        return list(self._wanted)
+
+    def batches(
+        self, seen: Seen, spans: Sequence[tuple[Dataset, range]] | None = None, times: Times | None = None
+    ) -> Iterator[pa.Table]:
+        """Read the events that have a label.
+
+        :param seen: counts, to which the events are added
+        :param spans: positions of the events in the files of each dataset; by default all events are read
+        :param times: the times of the events; by default events of all times, and events without a time, are read
+        """
+        for dataset, span in spans if spans is not None else [(dataset, None) for dataset in self._datasets]:
+            for table in self._of(dataset, span):
+                table = conformed(table, self.read_schema, self._what)
+                if times is not None:
+                    table = table.filter(times.include(table[self._spec.timestamp]))
+                seen.rows += table.num_rows
+                seen.timeless += table[self._spec.timestamp].null_count
+                labelled = self._labelled(table, seen)
+                seen.labelled += labelled.num_rows
+                yield labelled
+
+    def _of(self, dataset: Dataset, span: range | None = None, *, empty: bool = False) -> Iterator[pa.Table]:
         """Read the columns of a dataset, with event times in UTC.
 
-        A column of ``broken`` is null if the dataset lacks it or has it in another type.
-
+        :param span: positions of the rows; by default all rows
         :param empty: whether to return a single table without rows
         """
         schema = dataset.schema
         lacking = {
             name
-            for name, kind in self._types.items()
-            if name not in schema.names or not schema.field(name).type.equals(kind)
+            for name, kind in self.types.items()
+            if name in self._columns and (name not in schema.names or not schema.field(name).type.equals(kind))
         }
         columns = [name for name in self._columns if name not in lacking]
         dataset.require_columns(columns)
         tables = (
             [pa.schema([schema.field(name) for name in columns]).empty_table()]
             if empty
-            else (pa.Table.from_batches([batch]) for batch in dataset.batches(columns=columns))
+            else (pa.Table.from_batches([batch]) for batch in dataset.batches(columns=columns, span=span))
         )
         timestamp = self._spec.timestamp
         for table in tables:
             for name in lacking:
-                table = table.append_column(name, pa.nulls(table.num_rows, self._types[name]))
+                table = table.append_column(name, pa.nulls(table.num_rows, self.types[name]))
             times = as_utc(table[timestamp], f"The event time {timestamp!r} of dataset {dataset.manifest.name!r}")
             yield pa.table({name: times if name == timestamp else table[name] for name in self._columns})
 
-    def _labelled(self, table: pa.Table) -> pa.Table:
+    def _labelled(self, table: pa.Table, seen: Seen) -> pa.Table:
         if self._spec.label is None:
             return table.select(self._wanted)
         label, infinite = _label(self._spec, table)
-        self.infinite += infinite
+        seen.infinite += infinite
         return table.select(self._wanted).append_column(self._spec.label.name, label).filter(pc.is_valid(label))
 
 
-def _sorted(events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec) -> Iterator[pa.Table]:
+class Times(NamedTuple):
+    """A range of event times in microseconds since 1970. ``first`` is included, and ``end`` is not.
+
+    ``None`` is a range without this bound.
+    """
+
+    first: int | None
+    end: int | None
+
+    def include(self, times: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return whether each event time is in the range; null for an event without a time."""
+        micros = times.cast(pa.int64())
+        found = pc.is_valid(micros)
+        if self.first is not None:
+            found = pc.and_(found, pc.greater_equal(micros, self.first))
+        return found if self.end is None else pc.and_(found, pc.less(micros, self.end))
+
+
+def in_order(
+    events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec, connect: Connect = relational.connect
+) -> Iterator[pa.Table]:
     """Sort events by time, and then by the other columns. Equal events keep their order.
 
     :param schema: the columns of the events; columns of dictionary type are returned as their values
+    :param connect: function that opens the database that sorts
     """
     schema = as_values(schema)
     fields = {f"c{i}": field for i, field in enumerate(schema) if not pa.types.is_null(field.type)}
@@ -162,7 +249,7 @@ def _sorted(events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec
     read = pa.schema([*kinds.items(), ("n", pa.int64())])
     order = ", ".join(f"{name} NULLS LAST" for name in dict.fromkeys([time, *others, "n"]))
     sql = f"SELECT {', '.join(fields)} FROM events ORDER BY {order}"  # noqa: S608 - the names are generated here
-    with relational.connect(spec.memory_limit) as connection:
+    with connect(spec.memory_limit) as connection:
         for batch in relational.stream(connection, sql, {"events": (read, numbered())}):
             columns = {
                 field.name: batch.column(name).cast(kinds[name]).cast(field.type) for name, field in fields.items()
@@ -180,19 +267,28 @@ def _sortable(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def with_numbers(events: Rows, names: Collection[str]) -> Rows:
+def with_numbers(events: Rows, names: Collection[str], whole: Collection[str] | None = None) -> Rows:
     """Convert each decimal column to ``int64`` if all its values are whole and fit, otherwise to ``double``.
 
     :param names: names of columns. Columns of other types stay as they are
+    :param whole: the decimal columns whose values are all whole and fit, if ``events`` are only a part of the events; by
+        default all values are read
     """
     for name in names:
         if name in events.column_names and pa.types.is_decimal(events.schema.field(name).type):
-            kinds = {as_numbers(batch.column(0)).type for batch in events.select([name]).to_batches()}
-            whole = kinds == {pa.int64()}
+            if whole is not None:
+                is_whole = name in whole
+            else:
+                is_whole = all(are_whole(batch.column(0)) for batch in events.select([name]).to_batches())
             events = events.converted(
-                name, pa.int64() if whole else pa.float64(), _to_integers if whole else as_doubles
+                name, pa.int64() if is_whole else pa.float64(), _to_integers if is_whole else as_doubles
             )
     return events
+
+
+def are_whole(decimals: Any) -> bool:
+    """Return whether all values of a column of decimals are whole and fit into 64 bits."""
+    return bool(as_numbers(decimals).type.equals(pa.int64()))
 
 
 def _to_integers(values: pa.Array) -> pa.Array:

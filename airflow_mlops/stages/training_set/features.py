@@ -13,6 +13,9 @@ from airflow_mlops.data.spool import Rows, spooled
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_mlops.data.feast.parquet_source import ParquetSource
     from airflow_mlops.data.feast.remembered import Source
 
 
@@ -27,6 +30,22 @@ class JoinedFeatures:
 
     features: Rows
     refs: list[str]
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class PartedFeatures:
+    """Features that are joined to parts of the events.
+
+    :param sources: sources of the feature views
+    :param refs: Feast reference ``view:feature`` of each feature
+    :param names: name of the column in the training set of each feature
+    :param keys: columns of the events that are join keys of the feature views
+    """
+
+    sources: list[ParquetSource]
+    refs: list[str]
+    names: list[str]
     keys: list[str]
 
 
@@ -92,16 +111,45 @@ class FeatureSource:
         from airflow_mlops.data.feast.join import join
 
         spec, refs = self._spec, self._request.refs
-        names = _names(refs, [*events.column_names, *([spec.label.name] if spec.label else [])])
-        others = {*map(event_column, events.column_names), *([spec.label.name] if spec.label else [])}
+        names = self._columns(refs, events.column_names)
+        tables = join(self._store, self._request, events, spec.timestamp, spec.memory_limit)
+        with spooled(tables) as features:
+            yield JoinedFeatures(features.select(refs).rename_columns(names), refs, self._request.join_keys)
+
+    def _columns(self, refs: Sequence[str], event_columns: Sequence[str]) -> list[str]:
+        """Return the names of the columns of the training set for the features.
+
+        :raises SchemaError: two columns of the training set would have the same name
+        """
+        spec = self._spec
+        names = _names(refs, [*event_columns, *([spec.label.name] if spec.label else [])])
+        others = {*map(event_column, event_columns), *([spec.label.name] if spec.label else [])}
         if twice := [name for name in names if names.count(name) > 1 or name in others]:
             raise SchemaError(
                 f"The training set would have several columns {twice[0]!r}. Rename the feature in Feast with `field_mapping`, or "
                 "the column where the data is ingested, in SQL with `AS`."
             )
-        tables = join(self._store, self._request, events, spec.timestamp, spec.memory_limit)
-        with spooled(tables) as features:
-            yield JoinedFeatures(features.select(refs).rename_columns(names), refs, self._request.join_keys)
+        return names
+
+    def in_parts(self, events: pa.Schema) -> PartedFeatures | None:
+        """Return the features if DuckDB can join them to a part of the events, on a machine without Feast.
+
+        :param events: the columns of the events
+        :return: ``None`` if Feast joins or computes a feature, or a source is not a local file or in S3
+        :raises FeatureStoreError: see :func:`airflow_mlops.data.feast.parquet_source.open_source`
+        :raises SchemaError: two columns of the training set would have the same name
+        """
+        if self._store is None or self._request is None:
+            return PartedFeatures([], [], [], [])
+        from airflow_mlops.data.feast import parquet_source, sent_sources
+
+        request = self._request
+        if request.on_demand or not all(parquet_source.is_parquet(self._store, view) for view in request.views):
+            return None
+        opened = [parquet_source.open_source(self._store, view, events) for view in request.views]
+        if not all(sent_sources.can_be_sent(source) for source in opened):
+            return None
+        return PartedFeatures(opened, request.refs, self._columns(request.refs, events.names), request.join_keys)
 
     def describe(self) -> dict[str, Any]:
         """Return the name of the Feast project and the path of the repository, for the manifest of the training set.

@@ -17,7 +17,7 @@ from airflow_mlops.core.errors import SpecError, named
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.spool import Rows
-from airflow_mlops.metrics.forecasts import DETAIL, NAIVE, SCALE
+from airflow_mlops.metrics.forecasts import DETAIL, NAIVE, SCALE, statistical_of
 from airflow_mlops.stages.training_set.spec import Split, TrainingSetSpec
 
 
@@ -67,7 +67,11 @@ def with_columns(spec: TrainingSetSpec, forecast: dict[str, Any] | None) -> Trai
     """Return the spec with all columns that the metrics of forecasts need. Some of these columns are not features."""
     if not detail(forecast, spec):
         return spec
-    missing = [name for name in (SCALE, NAIVE) if name not in (*spec.columns, *spec.watched)]
+    missing = [
+        name
+        for name in (SCALE, NAIVE, *statistical_of({DETAIL: forecast}))
+        if name not in (*spec.columns, *spec.watched)
+    ]
     return spec.model_copy(update={"watched": [*spec.watched, *missing]})
 
 

@@ -9,13 +9,51 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import LeakageError
-from airflow_mlops.data.moments import as_utc, is_time
+from airflow_mlops.data.moments import UTC, as_utc, is_time
 from airflow_mlops.data.spool import Rows
-from airflow_mlops.gates.single_features import single_features
+from airflow_mlops.gates.single_features import Take, single_features
 
 Numbers = np.ndarray[Any, Any]
+
+
+class Newer(Model):
+    """Values of a feature that are newer than their events.
+
+    :param feature: name of the feature
+    :param rows: number of such values
+    :param value: time of the first of them, in microseconds since 1970
+    :param event: time of its event, in microseconds since 1970
+    """
+
+    feature: str
+    rows: int
+    value: int
+    event: int
+
+
+def newer_than_events(table: pa.Table | Rows, features: Sequence[str], timestamp: str) -> list[Newer]:
+    """Find timestamps and dates in features that are later than the event time of their row.
+
+    :param table: rows with the features and the event time
+    :param features: names of the features; features of other types are not checked
+    :param timestamp: name of the event time column
+    :return: the features with such values
+    """
+    found = []
+    timed = [name for name in features if is_time(table.schema.field(name).type)]
+    if not timed:
+        return []
+    events = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64())
+    for name in timed:
+        times = as_utc(table[name], f"Feature {name!r}").cast(pa.int64())
+        newer = pc.greater(times, events).fill_null(False)
+        if count := pc.sum(newer).as_py() or 0:
+            first = pc.index(newer, True).as_py()
+            found.append(Newer(feature=name, rows=count, value=times[first].as_py(), event=events[first].as_py()))
+    return found
 
 
 def refuse_newer(table: pa.Table | Rows, features: Sequence[str], timestamp: str) -> None:
@@ -26,40 +64,53 @@ def refuse_newer(table: pa.Table | Rows, features: Sequence[str], timestamp: str
     :param timestamp: name of the event time column
     :raises LeakageError: a feature is later than the event time. The message names the first such feature
     """
-    events = as_utc(table[timestamp], f"The event time {timestamp!r}")
+    refuse(newer_than_events(table, features, timestamp), features, table.num_rows)
+
+
+def refuse(found: Sequence[Newer], features: Sequence[str], rows: int) -> None:
+    """Refuse values that are newer than their events.
+
+    :param found: these values, in the order of the rows
+    :param features: names of the features
+    :param rows: number of rows
+    :raises LeakageError: a feature is later than the event time. The message names the first such feature
+    """
     for name in features:
-        if not is_time(table.schema.field(name).type):
-            continue
-        times = as_utc(table[name], f"Feature {name!r}")
-        newer = pc.greater(times, events).fill_null(False)
-        count = pc.sum(newer).as_py() or 0
-        if count:
-            first = pc.index(newer, True).as_py()
+        if newer := [item for item in found if item.feature == name]:
+            value, event = (pa.scalar(micros, UTC).as_py().isoformat() for micros in (newer[0].value, newer[0].event))
             raise LeakageError(
-                f"Feature {name!r} is newer than its event in {count:,} of {table.num_rows:,} rows (first: "
-                f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so the "
+                f"Feature {name!r} is newer than its event in {sum(item.rows for item in newer):,} of {rows:,} rows (first: "
+                f"{value} for an event at {event}), so the "
                 "value of the feature was not known at the time of the event. Remove the feature."
             )
 
 
 def refuse_too_predictive(
-    table: pa.Table | Rows, features: Sequence[str], label: str, task: Task, ids: Numbers, limit: float
+    table: pa.Table | Rows,
+    features: Sequence[str],
+    label: str,
+    task: Task,
+    ids: Numbers,
+    limit: float,
+    take: Take | None = None,
 ) -> dict[str, Any]:
     """Check that no single feature predicts the label almost perfectly.
 
-    :param table: rows with the features and the label
+    :param table: rows with the label and, unless ``take`` is set, the features
     :param features: names of the features
     :param label: name of the label column
     :param ids: id of each row, shape (n,), from :func:`airflow_mlops.data.row_identity.row_ids`
     :param limit: highest accepted score of a single feature (AUC or, for a regression, R²)
+    :param take: function that reads features of the rows at given positions, which are in ascending order; by default
+        they are read from ``table``
     :return: the score of each feature, the measure, the limit and the number of rows, for the manifest
     :raises LeakageError: the score of a feature is above ``limit``. The message names all such features
     """
 
-    def take(names: Sequence[str], index: Numbers) -> pa.Table:
+    def taken(names: Sequence[str], index: Numbers) -> pa.Table:
         return table.select(names).take(pa.array(index))
 
-    found = single_features(table[label], features, task, ids, take)
+    found = single_features(table[label], features, task, ids, take or taken)
     if above := found.above(limit):
         raise LeakageError(
             f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
+from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.core.zones import UTC, local
 from airflow_mlops.data import row_weights
-from airflow_mlops.data.columns import event_column, is_reserved, reserved_message
+from airflow_mlops.data.columns import event_column, is_reserved
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
-from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
 from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.training_set import forecasts
+from airflow_mlops.stages.training_set import forecasts, leakage, splits, spread
+from airflow_mlops.stages.training_set.content import Content, LocalContent
 from airflow_mlops.stages.training_set.events import (
     infer_task,
     positive_class,
     positive_rate,
     read_events,
     require_classes,
-    with_numbers,
 )
-from airflow_mlops.stages.training_set.features import FeatureSource, JoinedFeatures
+from airflow_mlops.stages.training_set.features import FeatureSource
+from airflow_mlops.stages.training_set.layout import layout_of
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -61,35 +60,34 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     spec = forecasts.with_columns(spec, forecasts.forecast_of(spec, datasets))
     source = FeatureSource(spec)
     left_out = context.provenance.left_out() if spec.label else set()
+    with _content(spec, context, datasets, source, left_out) as (content, dropped):
+        return _write(spec, context, datasets, source, content, dropped, resolved, left_out)
+
+
+@contextmanager
+def _content(
+    spec: TrainingSetSpec,
+    context: StepContext,
+    datasets: list[Dataset],
+    source: FeatureSource,
+    left_out: Collection[str],
+) -> Iterator[tuple[Content, dict[str, int]]]:
+    """Join the features, on executors if there are some and enough events.
+
+    :param left_out: features that the retraining request leaves out
+    :return: the rows of the training set, and the number of events that were left out, by reason
+    """
     broken = {name for name in spec.columns if (event_column(name) if is_reserved(name) else name) in left_out}
+    parts = spread.parts_of(spec, context, datasets, source, left_out, broken)
+    if parts is not None:
+        with parts.joined() as (spread_content, dropped):
+            yield spread_content, dropped
+        return
     with read_events(spec, datasets, source.event_columns, broken) as (events, dropped):
         context.progress(f"Joining features to {counted(events.num_rows, 'event')}.")
         with source.join(events) as joined:
-            return _write(spec, context, datasets, source, events, joined, dropped, resolved)
-
-
-@dataclass(frozen=True)
-class _Content:
-    """The rows of a training set before the split.
-
-    :param table: the rows
-    :param forecast: what the manifest of forecast rows says about them; ``None`` for other events
-    :param keys: columns that identify the entity of a row
-    :param identity: columns that identify a row
-    :param features: columns that are features
-    :param label: column of the label; ``None`` without a label
-    :param labels: the labels; ``None`` without a label
-    :param task: ML task of the label; ``None`` without a label
-    """
-
-    table: Rows
-    forecast: dict[str, Any] | None
-    keys: list[str]
-    identity: list[str]
-    features: list[str]
-    label: str | None
-    labels: pa.ChunkedArray | None
-    task: Task | None
+            layout = layout_of(spec, events.column_names, joined.keys, joined.features.column_names, left_out)
+            yield LocalContent(layout, layout.table(events, joined.features), joined.refs), dropped
 
 
 def _write(
@@ -97,52 +95,49 @@ def _write(
     context: StepContext,
     datasets: list[Dataset],
     source: FeatureSource,
-    events: Rows,
-    joined: JoinedFeatures,
+    content: Content,
     dropped: dict[str, int],
     resolved: ResolvedWindow | None,
+    left_out: Collection[str],
 ) -> TrainingSetResult:
-    if taken := reserved_message(joined.keys, "The training set"):
-        raise SchemaError(taken)
     forecast = forecasts.forecast_of(spec, datasets)
-    spec, events = _renamed(spec, events)
+    layout, table = content.layout, content.table
     # The left-out features stay in the training set as columns, because the champion may need them in a comparison.
-    left_out = context.provenance.left_out() if spec.label else set()
-    content = _content(spec, events, joined, left_out, forecast)
-    table, labels, features = content.table, content.labels, content.features
+    spec, features = layout.spec, layout.features
+    leakage.refuse(content.newer(), features, table.num_rows)
+    labels = table[layout.label] if layout.label else None
+    task = (spec.task or infer_task(labels)) if labels is not None else None
     details: dict[str, Any] = {
-        "label": content.label,
-        "task": content.task,
+        "label": layout.label,
+        "task": task,
         "features": features,
         "timestamp": spec.timestamp,
-        "keys": content.keys,
-        "feature_refs": joined.refs,
+        "keys": layout.keys,
+        "feature_refs": content.refs,
         "feature_service": spec.feature_service,
         "split": None,
         "dropped": dropped,
-        "infinite": _count_infinite(table, features),
+        "infinite": content.infinite(),
         **dates_detail(datasets, spec.timestamp),
         **coverage(datasets, resolved.window if resolved else None),
         **(resolved.describe() if resolved else {}),
         **forecasts.detail(forecast, spec),
     }
-    if gone := sorted(left_out & {*spec.columns, *joined.features.column_names}):
+    if gone := sorted({*left_out} & {*spec.columns, *layout.joined}):
         details["without"] = gone
         context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
-    ids = row_ids(table, content.identity)
-    repeated = _repeated(ids, labels) if content.keys and labels is not None else None
+    ids = content.ids(layout.identity)
+    repeated = _repeated(ids, labels) if layout.keys and labels is not None else None
     if repeated:
         details["repeated"] = repeated
-    positive, found = _checked_label(spec, content, ids)
+    positive, found = _checked_label(content, labels, task, ids, forecast)
     details |= found
-    parts, details["split"] = _parts(spec, content, ids, datasets, resolved)
+    parts, details["split"] = _parts(content, labels, task, ids, forecast, datasets, resolved)
     if resolved is not None and resolved.half_life is not None:
         details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
 
     with DatasetWriter(context.store, spec.name) as writer:
-        for part, mask in parts.items():
-            for rows in _row_groups(table, mask):
-                writer.write(rows, part)
+        content.write(writer, parts)
         manifest, _ = writer.commit(
             window=window_of(datasets),
             owner=spec.owner,
@@ -152,13 +147,14 @@ def _write(
             details=details,
             provenance=context.provenance,
         )
-    rate = positive_rate(labels, positive) if labels is not None and content.task == "binary" else None
+        content.committed(manifest)
+    rate = positive_rate(labels, positive) if labels is not None and task == "binary" else None
     rows_by_part = {part: int(mask.sum()) for part, mask in parts.items()}
     context.processed(table.num_rows)
     return TrainingSetResult(
         dataset=manifest.ref,
-        label=content.label,
-        task=content.task,
+        label=layout.label,
+        task=task,
         features=features,
         rows=rows_by_part,
         dropped=dropped["label_unknown"],
@@ -172,50 +168,21 @@ def _write(
     )
 
 
-def _content(
-    spec: TrainingSetSpec,
-    events: Rows,
-    joined: JoinedFeatures,
-    left_out: Collection[str],
+def _checked_label(
+    content: Content,
+    labels: pa.ChunkedArray | None,
+    task: Task | None,
+    ids: Numbers,
     forecast: dict[str, Any] | None,
-) -> _Content:
-    """Put events, features and label together.
-
-    :param left_out: features that the retraining request leaves out
-    :raises TrainingError: no feature is left
-    :raises LeakageError: a feature is newer than its event
-    """
-    from airflow_mlops.stages.training_set import leakage
-
-    label = spec.label.name if spec.label else None
-    keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
-    features = [name for name in [*spec.columns, *joined.features.column_names] if name not in left_out]
-    if not features:
-        raise TrainingError(
-            f"Training set {spec.name!r} has no feature left, because the retraining request leaves out all of them. Repair "
-            "the features, or trigger the DAG yourself to train with them."
-        )
-    others = [*keys, spec.timestamp, *spec.columns, *spec.watched]
-    table = with_numbers(events.select(dict.fromkeys(others)), spec.columns).beside(joined.features)
-    if label:
-        table = table.beside(events.select([label]))
-    labels = table[label] if label else None
-    not_identity = {label, *spec.watched}
-    identity = [*keys, spec.timestamp] if keys else [name for name in table.column_names if name not in not_identity]
-    leakage.refuse_newer(table, features, spec.timestamp)
-    task = (spec.task or infer_task(labels)) if labels is not None else None
-    return _Content(table, forecast, keys, identity, features, label, labels, task)
-
-
-def _checked_label(spec: TrainingSetSpec, content: _Content, ids: Numbers) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Check the label, and that no feature alone predicts it.
 
+    :param labels: the label of each row; ``None`` without a label
+    :param ids: id of each row
     :return: the positive class, ``None`` for tasks without one; and the details for the manifest
     :raises LeakageError: a single feature predicts the label almost perfectly
     """
-    from airflow_mlops.stages.training_set import leakage
-
-    label, labels, task = content.label, content.labels, content.task
+    spec, label = content.layout.spec, content.layout.label
     if label is None or labels is None or task is None:
         return None, {}
     positive, details = None, {}
@@ -225,44 +192,45 @@ def _checked_label(spec: TrainingSetSpec, content: _Content, ids: Numbers) -> tu
     if spec.positive is not None:
         details["positive"] = _declared(positive, spec, task)
     # Earlier values of a series may predict it well without leakage.
-    checked = [name for name in content.features if name not in (content.forecast or {}).get("from_history", ())]
+    checked = [name for name in content.layout.features if name not in (forecast or {}).get("from_history", ())]
     details["single_feature"] = leakage.refuse_too_predictive(
-        content.table, checked, label, task, ids, spec.max_single_feature_score
+        content.table, checked, label, task, ids, spec.max_single_feature_score, content.take
     )
     return positive, details
 
 
 def _parts(
-    spec: TrainingSetSpec,
-    content: _Content,
+    content: Content,
+    labels: pa.ChunkedArray | None,
+    task: Task | None,
     ids: Numbers,
+    forecast: dict[str, Any] | None,
     datasets: Sequence[Dataset],
     resolved: ResolvedWindow | None,
 ) -> tuple[dict[str, Mask], dict[str, Any] | None]:
     """Divide the rows into the parts of the split.
 
-    :param ids: ids of the rows by the columns of ``content.identity``
+    :param labels: the label of each row; ``None`` without a label
+    :param ids: ids of the rows by the columns of ``layout.identity``
     :return: the rows of each part, and the description of the split for the manifest; ``None`` without a split
     :raises SpecError: a regression cannot be stratified
     """
-    from airflow_mlops.stages.training_set import splits
-
-    table, label, labels, task = content.table, content.label, content.labels, content.task
-    split = forecasts.with_gap(spec.split, content.forecast, table) if spec.split and content.forecast else spec.split
+    spec, layout, table = content.layout.spec, content.layout, content.table
+    split = forecasts.with_gap(spec.split, forecast, table) if spec.split and forecast else spec.split
     if split is None:
         return {DATA: np.ones(table.num_rows, bool)}, None
     run_starts = _run_starts(resolved.run, datasets, spec.timestamp) if resolved else None
     if split.stratify and task == "regression":
         raise SpecError(
-            f"`stratify` keeps the shares of the classes of a label, but {label!r} is the label of a regression. Remove "
+            f"`stratify` keeps the shares of the classes of a label, but {layout.label!r} is the label of a regression. Remove "
             "`stratify`."
         )
-    if (columns := splits.row_columns(split, content.identity, table.column_names)) != content.identity:
-        ids = row_ids(table, columns)
-    parts, described = splits.divide(table, split, spec.timestamp, ids, run_starts, label)
-    if label is not None and labels is not None and task is not None:
+    if (columns := splits.row_columns(split, layout.identity, layout.columns)) != layout.identity:
+        ids = content.ids(columns)
+    parts, described = splits.divide(table, split, spec.timestamp, ids, run_starts, layout.label)
+    if layout.label is not None and labels is not None and task is not None:
         for part, mask in parts.items():
-            require_classes(labels.filter(pa.array(mask)), task, label, f"the split part {part!r}")
+            require_classes(labels.filter(pa.array(mask)), task, layout.label, f"the split part {part!r}")
     return parts, described
 
 
@@ -278,34 +246,8 @@ def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> dat
     return local(run.start, run.zone).replace(tzinfo=timezone.utc)
 
 
-def _renamed(spec: TrainingSetSpec, events: Rows) -> tuple[TrainingSetSpec, Rows]:
-    """Rename features and watched columns whose names are reserved for columns of predictions.
-
-    :raises SchemaError: a column with the new name exists already
-    """
-    names = {name: event_column(name) for name in (*spec.columns, *spec.watched) if is_reserved(name)}
-    if not names:
-        return spec, events
-    if taken := [new for new in names.values() if new in events.column_names]:
-        raise SchemaError(
-            f"The training set would have several columns {taken[0]!r}. Rename the column where the data is ingested, in "
-            "SQL with `AS`."
-        )
-    split = spec.split
-    if split is not None and split.group in names:
-        split = split.model_copy(update={"group": names[split.group]})
-    renamed = {
-        "columns": [names.get(name, name) for name in spec.columns],
-        "watched": [names.get(name, name) for name in spec.watched],
-        "split": split,
-    }
-    return spec.model_copy(update=renamed), events.rename_columns(
-        [names.get(name, name) for name in events.column_names]
-    )
-
-
 def _weights(
-    table: Rows, timestamp: str, parts: dict[str, Mask], half_life: timedelta, until: datetime
+    table: pa.Table | Rows, timestamp: str, parts: dict[str, Mask], half_life: timedelta, until: datetime
 ) -> dict[str, Any]:
     """Describe the row weights for the manifest.
 
@@ -367,27 +309,6 @@ def _declared(positive: Any, spec: TrainingSetSpec, task: Task) -> Any:
             "task='binary' if the label has two values."
         )
     return positive
-
-
-def _row_groups(table: Rows, mask: Mask) -> Iterator[pa.Table]:
-    """Yield the rows for which ``mask`` is true, one row group at a time. Only one row group is copied at a time."""
-    chosen = np.flatnonzero(mask)
-    for start in range(0, len(chosen), ROW_GROUP_ROWS):
-        group = chosen[start : start + ROW_GROUP_ROWS]
-        first, end = int(group[0]), int(group[-1]) + 1
-        yield table.slice(first, end - first).filter(pa.array(mask[first:end])).combine_chunks()
-
-
-def _count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:
-    """Return the number of infinite values of each feature that has any, by name of the feature.
-
-    Infinite values are written to the training set unchanged, because the trainers handle them.
-    """
-    counts = {name: 0 for name in features if pa.types.is_floating(table.schema.field(name).type)}
-    for batch in table.select(counts).to_batches():
-        for name, values in zip(counts, batch.columns, strict=True):
-            counts[name] += pc.sum(pc.is_inf(values)).as_py() or 0
-    return {name: count for name, count in counts.items() if count}
 
 
 def _summary(

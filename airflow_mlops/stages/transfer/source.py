@@ -20,9 +20,10 @@ from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import card_hashes, difference, file_hashes
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, EVALUATION_FOLDER, GPU_TAG, TRAINING_FILE
 from airflow_mlops.registry.origins import CODE_VERSION
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
 from airflow_mlops.registry.versions import download_into, find
 

@@ -12,8 +12,9 @@ from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 from airflow_mlops.overview import index
 from airflow_mlops.registry.client import connect, registry_errors, unless_missing, without_credentials
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.records.received import MODEL_TAG, REGISTRY_TAG, RUN_TAG, VERSION_TAG, Received
 from airflow_mlops.registry.stores import store_of
 from airflow_mlops.registry.versions import champion, of_run

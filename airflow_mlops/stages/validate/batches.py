@@ -5,7 +5,8 @@ merged. For the expectation of unique values, DuckDB finds the rows with repeate
 (:mod:`airflow_mlops.stages.validate.duplicates`). All other expectations, such as those about means, read all rows at
 once. If possible, they read only the columns that they name.
 
-If there are executors, they validate the batches (:mod:`airflow_mlops.stages.validate.spread`).
+Executors (:mod:`airflow_mlops.stages.validate.spread`) or the shards of a mapped task
+(:mod:`airflow_mlops.stages.validate.shards`) can validate the batches.
 
 Great Expectations' SQL engine is not used. Version 1.24 does not support DuckDB, the SQLAlchemy dialect for DuckDB
 cannot list columns with SQLAlchemy 2.1, and all unexpected rows would become Python objects at once.
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
     from numpy.typing import NDArray
 
-    from airflow_mlops.stages.validate.spread import SpreadRows
+    from airflow_mlops.stages.validate.divided import DividedRows
 
 _POSITION = "mlops_position"
 # Expectations whose result for a row does not depend on other rows.
@@ -58,7 +59,7 @@ _NAME_COLUMNS = (
 
 
 def run_in_batches(
-    suite: ExpectationSuite, rows: Rows, name: str, site: Path, spread: SpreadRows | None = None
+    suite: ExpectationSuite, rows: Rows, name: str, site: Path, divided: DividedRows | None = None
 ) -> tuple[ExpectationSuiteValidationResult, list[NDArray[np.int64]]]:
     """Validate rows with a suite, write the Data Docs, and return the results.
 
@@ -66,7 +67,7 @@ def run_in_batches(
     :param rows: rows of the dataset
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
-    :param spread: the same rows, which executors read; by default, all rows are read here
+    :param divided: the same rows, which other processes check; by default, all rows are checked here
     :return: the results of the suite, and for each result the numbers of the rows that do not meet the expectation, in
         ascending order. Unlike the results of :func:`~.checkpoint.run_suite`, these do not list all unexpected values
     :raises ValidationError: Great Expectations cannot run the suite
@@ -75,14 +76,13 @@ def run_in_batches(
     suite = with_time_bounds(suite, rows.schema.empty_table())
     mark(suite.expectations)
     # A session adds the suite to a project, which changes the expectations. They are therefore collected before.
-    streamed = {
-        number: one for number, one in enumerate(suite.expectations)
-        if one.expectation_type in _ABOUT_SINGLE_ROWS and getattr(one, "row_condition", None) is None
-    }  # fmt: skip
+    streamed = about_single_rows(suite)
     others = {number: one for number, one in enumerate(suite.expectations) if number not in streamed}
-    sent = _sent(streamed, rows.schema) if spread is not None else {}
+    sent = {}
+    if divided is not None:
+        sent = {number: one for number, one in describe(streamed, rows.schema).items() if divided.takes(one)}
     here = [one for number, one in streamed.items() if number not in sent]
-    session, facts = Session(suite, name, site), (spread or rows).facts()
+    session, facts = Session(suite, name, site), (divided or rows).facts()
     merged = {number: Merged() for number in streamed}
     identifier, found = None, None
     for first, table in rows.batches():
@@ -101,8 +101,8 @@ def run_in_batches(
         if not here:
             break
     assert found is not None
-    if spread is not None:
-        _check_parts({number: streamed[number] for number in sent}, sent, merged, facts, spread)
+    if divided is not None:
+        _check_parts({number: streamed[number] for number in sent}, sent, merged, facts, divided)
     done = {number: one.result() for number, one in merged.items()}
     failing = {number: one.rows for number, one in merged.items()}
     for number, expectation in others.items():
@@ -125,12 +125,24 @@ def run_in_batches(
     return found, [failing[number] for number in order]
 
 
-def _sent(streamed: Mapping[int, Any], schema: pa.Schema) -> dict[int, dict[str, Any]]:
-    """Describe the expectations that executors can check."""
+def about_single_rows(suite: ExpectationSuite) -> dict[int, Any]:
+    """Return the expectations whose result for a row does not depend on other rows, by their position in the suite."""
+    return {
+        number: one for number, one in enumerate(suite.expectations)
+        if one.expectation_type in _ABOUT_SINGLE_ROWS and getattr(one, "row_condition", None) is None
+    }  # fmt: skip
+
+
+def describe(streamed: Mapping[int, Any], schema: pa.Schema) -> dict[int, dict[str, Any]]:
+    """Describe the expectations that other processes can check, by their position in the suite.
+
+    :param streamed: the expectations from :func:`about_single_rows`
+    :param schema: the columns of the rows
+    """
     found = {}
     for number, expectation in streamed.items():
         # Great Expectations may find a column of another letter case.
-        known = {*_columns(expectation)} <= {*schema.names}
+        known = {*columns_of(expectation)} <= {*schema.names}
         if known and (given := sent_expectations.describe(expectation, schema)) is not None:
             found[number] = given
     return found
@@ -141,18 +153,18 @@ def _check_parts(
     sent: Mapping[int, dict[str, Any]],
     merged: Mapping[int, Merged],
     facts: Mapping[str, ColumnFacts],
-    spread: SpreadRows,
+    divided: DividedRows,
 ) -> None:
-    """Check the rows on executors, and add the results to ``merged``."""
+    """Let other processes check the rows, and add the results to ``merged``."""
     numbers = [number for number in sent if merged[number].failure is None]
     if not numbers:
         return
-    columns = [_columns(expectations[number]) for number in numbers]
-    found = spread.check([sent[number] for number in numbers], columns, facts)
+    columns = [columns_of(expectations[number]) for number in numbers]
+    found = divided.check([sent[number] for number in numbers], columns, facts)
     for number, parts in zip(numbers, found, strict=True):
         values = _values(expectations[number], frame_of(pa.concat_tables([part.sample for part in parts]), facts))
         end = 0
-        for part, first_row in zip(parts, spread.firsts, strict=True):
+        for part, first_row in zip(parts, divided.firsts, strict=True):
             begin, end = end, end + part.sample.num_rows
             merged[number].add_part(part, values[begin:end], first_row)
 
@@ -239,14 +251,15 @@ def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.D
         return pd.DataFrame(index=pd.RangeIndex(rows.count))
     if expectation.expectation_type in _NAME_COLUMNS:
         return frame_of(rows.schema.empty_table(), facts)
-    columns = _columns(expectation)
+    columns = columns_of(expectation)
     # The condition of an expectation on its rows may name any column.
     if not columns or getattr(expectation, "row_condition", None) is not None or not {*columns} <= {*rows.schema.names}:
         return frame_of(rows.table(), facts)
     return frame_of(rows.table(columns), facts)
 
 
-def _columns(expectation: Any) -> Sequence[str]:
+def columns_of(expectation: Any) -> Sequence[str]:
+    """Return the columns that an expectation names, each once."""
     single = (getattr(expectation, name, None) for name in ("column", "column_A", "column_B"))
     listed = getattr(expectation, "column_list", None) or []
     return list(dict.fromkeys(name for name in (*single, *listed) if isinstance(name, str)))

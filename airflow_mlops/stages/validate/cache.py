@@ -33,11 +33,13 @@ _QUERIES = frozenset(
 def inputs(spec: ValidateSpec, context: StepContext) -> dict[str, Any]:
     """Return the inputs of the validation: the rows, the content of the suite, and the code that defines the suite.
 
-    :raises NotCacheableError: a database is validated, a dataset was purged, the suite has parameters or queries, or
+    :raises NotCacheableError: a database is validated, the rows are divided into shards, a dataset was purged, the suite has parameters or queries, or
         the code of an expectation is not known
     """
     if spec.dataset is None:
         raise NotCacheableError("only running a query shows whether its rows have changed")
+    if spec.shards is not None:
+        raise NotCacheableError("a validation in shards is not cached")
     datasets = select(context.store, spec.dataset, kept=context.kept)
     require_unpurged(datasets)
     return {
@@ -93,6 +95,7 @@ def artifacts(result: ValidateResult, spec: ValidateSpec, context: StepContext) 
     :raises FileNotFoundError: the page does not exist any more
     :raises MLOpsError: a dataset does not exist any more, or was changed
     """
+    assert result.docs_url is not None  # results of shards are not cached
     key = context.store.key_of(result.docs_url)
     if key is None:
         raise NotCacheableError("its Data Docs are in another artifact store")

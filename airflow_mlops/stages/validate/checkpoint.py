@@ -317,11 +317,19 @@ def title(result: ExpectationValidationResult) -> str:
     """Return the type and columns of an expectation, such as ``expect_column_values_to_not_be_null(carrier)``."""
     config = result.expectation_config
     assert config is not None
-    kwargs = config.kwargs
+    return title_of(config.type, config.kwargs)
+
+
+def title_of(kind: str, kwargs: Mapping[str, Any]) -> str:
+    """Return the type and columns of an expectation, as :func:`title`.
+
+    :param kind: type of the expectation
+    :param kwargs: arguments of the expectation
+    """
     columns = [
         str(kwargs[key]) for key in ("column", "column_A", "column_B", "column_list", "column_set") if key in kwargs
     ]
-    return f"{config.type}({', '.join(columns)})"
+    return f"{kind}({', '.join(columns)})"
 
 
 def exception_message(result: ExpectationValidationResult) -> str:

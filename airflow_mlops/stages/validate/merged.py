@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,16 @@ def counts_of(result: ExpectationValidationResult) -> dict[str, int]:
 def countable(value: Any) -> Any:
     """Return an unexpected value in a form that can be counted: the values of several columns as a tuple."""
     return tuple(value.values()) if isinstance(value, dict) else value
+
+
+def is_met(counts: Mapping[str, int], mostly: float) -> bool:
+    """Return whether so few rows are unexpected that the expectation passes, as Great Expectations decides it.
+
+    :param counts: numbers of rows, see :func:`counts_of`
+    :param mostly: smallest share of the rows, without missing values, that must meet the expectation, 0 to 1
+    """
+    considered = counts.get("element_count", 0) - counts.get("missing_count", 0)
+    return not considered or (float(considered) - counts.get("unexpected_count", 0)) / float(considered) >= mostly
 
 
 class Merged:
@@ -126,10 +136,9 @@ class Merged:
         considered = elements - self._counts["missing_count"]
         config = found.expectation_config
         assert config is not None
-        mostly = config.kwargs.get("mostly", 1)
         share = unexpected / elements * 100 if elements else None
         of_considered = unexpected / considered * 100 if considered else None
-        found.success = not considered or (float(considered) - unexpected) / float(considered) >= mostly
+        found.success = is_met(self._counts, config.kwargs.get("mostly", 1))
         merged: dict[str, Any] = {"element_count": elements, "unexpected_count": unexpected}
         merged["unexpected_percent"] = of_considered
         merged["partial_unexpected_list"] = self._values

@@ -45,6 +45,11 @@ class Rows:
         """
         return self.count <= self.batch_rows or any(map(_has_categories, self.schema.types))
 
+    @property
+    def batch_count(self) -> int:
+        """Return the number of batches. Of a dataset of which only a window is selected, some may have no rows."""
+        return len(row_spans.pieces(self.datasets, self.batch_rows, 0, 1))
+
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read all rows, with all columns or only ``columns``."""
         schema = self._schema(columns)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from airflow_mlops.core.base import Model, Name
-from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.calls import Result
 from airflow_mlops.core.references import DatasetLike, DatasetRef
+from airflow_mlops.core.shards import ShardedSpec
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.databases.bounds import placeholders
 
@@ -16,7 +17,7 @@ OnFailure = Literal["fail", "warn", "quarantine"]
 _NAME = TypeAdapter(Name)
 
 
-class ValidateSpec(Spec):
+class ValidateSpec(ShardedSpec):
     """Parameters of a validation, which runs a Great Expectations suite on a dataset, or in a database.
 
     Set either ``dataset``, or ``conn_id`` with ``table`` or ``sql``.
@@ -57,6 +58,11 @@ class ValidateSpec(Spec):
             if unused := [name for name in ("table", "sql", "name", "window") if getattr(self, name)]:
                 raise ValueError(f"`{unused[0]}` is only used with `conn_id`. Remove `{unused[0]}`, or set `conn_id`.")
             return self
+        if self.shards is not None:
+            raise ValueError(
+                "`shards` divides the rows of a dataset, but `conn_id` is set, so the database validates all rows. Remove "
+                "`shards`."
+            )
         if (self.table is None) == (self.sql is None):
             raise ValueError("`conn_id` needs exactly one of `table` and `sql`. Set one of them.")
         self._check_rows()
@@ -119,17 +125,24 @@ class ExpectationOutcome(Model):
 class ValidateResult(Result):
     """Result of a validation.
 
+    With ``shards``, the shard that completes the validation has the result. All other shards have neither a dataset nor
+    outcomes.
+
     :param dataset: dataset for downstream tasks: with ``on_failure="quarantine"`` the dataset ``NAME_valid``, otherwise
-        the validated dataset, or a list if several datasets were validated; ``None`` if a database was validated
-    :param success: whether every expectation passed
+        the validated dataset, or a list if several datasets were validated; ``None`` if a database was validated, or
+        if another shard completes the validation
+    :param success: whether every expectation passed; ``None`` if another shard completes the validation
     :param quarantined: with ``on_failure="quarantine"`` the dataset ``NAME_quarantine`` with the failing rows, which
         has no rows if all rows passed; otherwise ``None``
     :param outcomes: result of each expectation
-    :param docs_url: URL of the Data Docs page with the results, in the artifact store
+    :param docs_url: URL of the Data Docs page with the results, in the artifact store; ``None`` if another shard
+        completes the validation
+    :param shard: index of the shard; ``None`` without shards
     """
 
     dataset: DatasetRef | list[DatasetRef] | None = None
-    success: bool
+    success: bool | None
     quarantined: DatasetRef | None = None
     outcomes: list[ExpectationOutcome] = Field(default_factory=list)
-    docs_url: str
+    docs_url: str | None
+    shard: int | None = None

@@ -2,21 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.shards import Piece, Round
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 # For the number of the first row and a number of rows: whether each row fails, and for each failing row the names of
 # the failed expectations as one text.
 Failing: TypeAlias = "Callable[[int, int], tuple[NDArray[np.bool_], pa.Array]]"
+_VALID, _FAILING = "valid", "failing"
+
+
+def failing_for(
+    reasons: Sequence[tuple[str, NDArray[np.int64]]], first: int, count: int
+) -> tuple[NDArray[np.bool_], pa.Array]:
+    """Return which rows fail, and for each failing row the names of the failed expectations as one text.
+
+    :param reasons: for each failed expectation its name, and the numbers of the rows that do not meet it, in ascending
+        order
+    :param first: number of the first row
+    :param count: number of rows
+    """
+    fails = np.zeros((len(reasons), count), bool)
+    for failed, (_, rows) in zip(fails, reasons, strict=True):
+        failed[rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + count)] - first] = True
+    any_failed: NDArray[np.bool_] = np.logical_or.reduce(fails, axis=0)
+    kinds, kind = np.unique(fails[:, any_failed], axis=1, return_inverse=True)
+    titles = [title for title, _ in reasons]
+    texts = ["; ".join(title for title, failed in zip(titles, column, strict=True) if failed) for column in kinds.T]
+    return any_failed, pa.array([texts[number] for number in kind.ravel()], pa.string())
+
+
+def failing_rows(failing: Failing, first: int, count: int) -> pa.Table:
+    """Return the numbers of the failing rows of a part, and for each the names of the failed expectations.
+
+    :param first: number of rows before the part
+    :param count: number of rows of the part
+    """
+    fails, texts = failing(first, count)
+    return pa.table({"row": np.flatnonzero(fails), FAILED_EXPECTATIONS: texts})
+
+
+def failing_in(found: pa.Table) -> Failing:
+    """Return the function that returns the failing rows of a part.
+
+    :param found: the rows from :func:`failing_rows`
+    """
+    numbers, texts = found["row"].to_numpy(), found[FAILED_EXPECTATIONS].combine_chunks()
+
+    def failing(first: int, count: int) -> tuple[NDArray[np.bool_], pa.Array]:
+        begin, end = np.searchsorted(numbers, [first, first + count])
+        fails = np.zeros(count, bool)
+        fails[numbers[begin:end] - first] = True
+        return fails, texts.slice(begin, end - begin)
+
+    return failing
+
+
+def rounds_of(store: ArtifactStore, group: str, number: int, parts: int) -> tuple[Round[Piece], Round[Piece]]:
+    """Return the places of the valid and of the failing rows of a part.
+
+    :param group: folder of the parts
+    :param number: number of the part, from 0
+    :param parts: number of parts
+    """
+    valid, quarantined = (Round(store, Piece, f"{group}/{name}", 0, number, parts) for name in (_VALID, _FAILING))
+    return valid, quarantined
 
 
 def split(

@@ -16,25 +16,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from airflow_mlops.data import row_spans, sent_datasets
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.frames import ColumnFacts
-from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.shards import Piece, Round
+from airflow_mlops.stages.validate import divided
+from airflow_mlops.stages.validate.divided import DividedRows
 from airflow_mlops.stages.validate.parts import Part, pack
 from airflow_mlops.stages.validate.rows import Rows
-from airflow_mlops.stages.validate.splitting import Failing
+from airflow_mlops.stages.validate.splitting import Failing, failing_rows, rounds_of
 
 _MODULE = "airflow_mlops.stages.validate.on_executors"
-_VALID, _FAILING = "valid", "failing"
 
 
-class SpreadRows:
+class SpreadRows(DividedRows):
     """The rows of a validation, of which executors read parts.
 
     :param rows: the rows
@@ -42,58 +37,37 @@ class SpreadRows:
     """
 
     def __init__(self, rows: Rows, context: StepContext) -> None:
-        self._rows, self._context = rows, context
+        super().__init__(rows)
+        self._context = context
         self._parts = row_spans.count_of_pieces(rows.datasets, rows.batch_rows, 0)
         self._arguments = {
             "datasets": [sent_datasets.describe(dataset) for dataset in rows.datasets],
             "batch_rows": rows.batch_rows,
             "parts": self._parts,
         }
-        self._counts: list[int] = []
 
-    @property
-    def firsts(self) -> list[int]:
-        """Return for each part the number of rows before it. :meth:`facts` is called before."""
-        return [0, *np.cumsum(self._counts[:-1], dtype=np.int64).tolist()]
-
-    def facts(self) -> dict[str, ColumnFacts]:
-        """Return the facts of all rows, see :meth:`Rows.facts`."""
+    def _facts_of_parts(self) -> list[tuple[int, dict[str, ColumnFacts]]]:
         found = self._run("facts_part", {}, range(self._parts))
-        self._counts = [answer["rows"] for answer in found]
-        merged = dict.fromkeys(self._rows.schema.names, ColumnFacts())
-        for answer in found:
-            for name, (has_nulls, is_exact) in answer["facts"].items():
-                before = merged[name]
-                merged[name] = ColumnFacts(before.has_nulls or has_nulls, before.is_exact and is_exact)
-        return merged
+        return [(answer["rows"], divided.from_json(answer["facts"])) for answer in found]
+
+    def takes(self, expectation: Mapping[str, Any]) -> bool:
+        return True
 
     def check(
         self, expectations: Sequence[dict[str, Any]], columns: Sequence[Sequence[str]], facts: Mapping[str, ColumnFacts]
     ) -> list[list[Part]]:
-        """Check all rows with expectations about single rows.
-
-        :param expectations: the expectations, from :func:`sent_expectations.describe`
-        :param columns: for each expectation, the columns that it names
-        :param facts: the facts of all rows
-        :return: for each expectation, the results of the parts
-        """
         arguments = {
             "expectations": list(expectations),
             "columns": [list(names) for names in columns],
-            "facts": {name: [fact.has_nulls, fact.is_exact] for name, fact in facts.items()},
+            "facts": divided.to_json(facts),
         }
         found = self._run("check_part", arguments, range(self._parts))
         return [[Part.from_json(answer[number]) for answer in found] for number in range(len(expectations))]
 
     def split(self, failing: Failing, valid: DatasetWriter, quarantine: DatasetWriter) -> tuple[int, int]:
-        """Let the executors write the rows, and add their files to the writers. :meth:`facts` is called before.
-
-        :param failing: function that returns the failing rows
-        :return: numbers of valid and of failing rows, as of :func:`~.splitting.split`
-        :raises DatasetCorruptError: files that an earlier try has written were deleted or changed
-        """
         store = self._context.store
-        sent = [pack(_failing_rows(failing, *span)).encode() for span in zip(self.firsts, self._counts, strict=True)]
+        spans = zip(self.firsts, self._counts, strict=True)
+        sent = [pack(failing_rows(failing, *span)).encode() for span in spans]
         digest = hashlib.sha256(b" ".join(sent)).hexdigest()[:16]
         task = self._context.key.removeprefix("results/").removesuffix(".json")
         group, folder = f"validate/parts/{task}/{digest}", f"checkpoints/failing_rows/{task}/{digest}"
@@ -121,15 +95,3 @@ class SpreadRows:
 
     def _run(self, function: str, arguments: Mapping[str, Any], parts: Sequence[int]) -> list[Any]:
         return self._context.spread(f"{_MODULE}:{function}", {**self._arguments, **arguments}, list(parts))
-
-
-def rounds_of(store: ArtifactStore, group: str, number: int, parts: int) -> tuple[Round[Piece], Round[Piece]]:
-    """Return a part of the valid and of the failing rows."""
-    valid, failing = (Round(store, Piece, f"{group}/{name}", 0, number, parts) for name in (_VALID, _FAILING))
-    return valid, failing
-
-
-def _failing_rows(failing: Failing, first: int, count: int) -> pa.Table:
-    """Return the numbers of the failing rows of a part, and for each the names of the failed expectations."""
-    fails, texts = failing(first, count)
-    return pa.table({"row": np.flatnonzero(fails), FAILED_EXPECTATIONS: texts})

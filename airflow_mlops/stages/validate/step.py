@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, ValidationError
@@ -23,17 +22,21 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.validate import checkpoint, in_database
+from airflow_mlops.stages.shards import for_newer_round
+from airflow_mlops.stages.validate import checkpoint, in_database, shards
 from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
 from airflow_mlops.stages.validate.checkpoint import listed
+from airflow_mlops.stages.validate.divided import DividedRows
 from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
-from airflow_mlops.stages.validate.splitting import complete, split
+from airflow_mlops.stages.validate.splitting import complete, failing_for, split
 from airflow_mlops.stages.validate.spread import SpreadRows
 from airflow_mlops.stages.validate.suites import load_suite
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult
     from numpy.typing import NDArray
 
@@ -44,8 +47,12 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     If the spec names a database, the database validates its table or query, see
     :func:`airflow_mlops.stages.validate.in_database.run`.
 
-    If there are executors and the rows do not fit into memory at once, the executors check and write the rows. The
-    results are the same, see :mod:`airflow_mlops.stages.validate.spread`.
+    With ``shards``, check the rows of one shard. The task that checks the last missing shard completes the validation,
+    with the results and the datasets of a single pass. All other tasks return a result without a dataset and without
+    outcomes. See :mod:`airflow_mlops.stages.validate.shards`.
+
+    If there are executors, ``shards`` is not set, and the rows do not fit into memory at once, the executors check and
+    write the rows. The results are the same, see :mod:`airflow_mlops.stages.validate.spread`.
 
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different
         names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
@@ -54,34 +61,66 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
         failed
-    :raises DatasetCorruptError: files that an executor has written were deleted or changed
+    :raises DatasetCorruptError: files that an executor or another shard has written were deleted or changed
     """
     context = context.for_call()
     checkpoint.quiet_great_expectations()
     if spec.dataset is None:
         return in_database.run(spec, context)
-    datasets = select(context.store, spec.dataset, kept=context.kept)
+    shard = shards.join(spec, context) if spec.shards is not None else None
+    datasets = select(context.store, spec.dataset, kept=shard.kept if shard else context.kept)
     _check(datasets, spec)
-    suite, name = load_suite(spec.suite), datasets[0].manifest.name
+    suite = load_suite(spec.suite)
     checkpoint.require_distinct(suite, (name for dataset in datasets for name in dataset.manifest.column_names))
     rows = Rows(datasets)
-    context.processed(rows.count)
-    spread = None
+    if shard is None:
+        context.processed(rows.count)
+        spread = SpreadRows(rows, context) if context.executors is not None and not rows.fits else None
+        return _validate(spec, context, suite, rows, spread)
+    piece = shards.check(shard, rows, suite, write=spec.on_failure == "quarantine")
+    if not shard.is_newest:
+        context.progress(
+            "Another shard was cleared, so all shards select the datasets again. This shard is checked again."
+        )
+        return run(for_newer_round(spec), context)
+    context.processed(piece.checked)
+    pieces = shard.pieces_to_commit()
+    if pieces is None:
+        return ValidateResult(
+            success=None,
+            docs_url=None,
+            shard=shard.shard,
+            summary=f"Checked {counted(piece.checked, 'row')} of {_label(datasets)}, shard {shard.shard} of {shard.shards}; the "
+            "last shard completes the validation.",
+        )
+    if rows.fits:
+        context.processed(rows.count)
+    result = _validate(spec, context, suite, rows, None if rows.fits else shards.ShardedRows(rows, shard, pieces))
+    return result.model_copy(update={"shard": shard.shard})
+
+
+def _validate(
+    spec: ValidateSpec, context: StepContext, suite: ExpectationSuite, rows: Rows, divided: DividedRows | None
+) -> ValidateResult:
+    """Complete the validation of all rows.
+
+    :param divided: the rows, if other processes check them
+    """
+    datasets = rows.datasets
+    name = datasets[0].manifest.name
     with tempfile.TemporaryDirectory() as site:
         if rows.fits:
             found = checkpoint.run_suite(suite, rows.table(), name, Path(site))
             failing = [unexpected_rows(result) for result in found.results]
         else:
-            if context.executors is not None:
-                spread = SpreadRows(rows, context)
-            found, failing = run_in_batches(suite, rows, name, Path(site), spread)
+            found, failing = run_in_batches(suite, rows, name, Path(site), divided)
         ids = [dataset.manifest.id for dataset in datasets]
         identity = ids[0] if len(ids) == 1 else fingerprint(ids)
         docs_url = checkpoint.publish_data_docs(Path(site), context.store, name, identity)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
     write_outcomes(context.store, context.key, outcomes)
-    validation = _Validation(spec, datasets, rows, spread, found, failing, outcomes, docs_url)
+    validation = _Validation(spec, datasets, rows, divided, found, failing, outcomes, docs_url)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
         raise ValidationError(f"{validation.headline}. Failed: {listed(failed)}. See the Data Docs at {docs_url}.")
@@ -124,14 +163,14 @@ def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
 class _Validation:
     """Validated datasets with the same name, and the results of all expectations of the suite.
 
-    :param spread: the rows, if executors read them
+    :param divided: the rows, if other processes check them
     :param unexpected: for each result, the numbers of the rows that do not meet the expectation, in ascending order
     """
 
     spec: ValidateSpec
     datasets: Sequence[Dataset]
     rows: Rows
-    spread: SpreadRows | None
+    divided: DividedRows | None
     found: ExpectationSuiteValidationResult
     unexpected: list[NDArray[np.int64]]
     outcomes: list[ExpectationOutcome]
@@ -150,10 +189,8 @@ class _Validation:
     @property
     def headline(self) -> str:
         """Return how many expectations passed, such as ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
-        window = window_of(self.datasets)
-        name = f"{self.name} {window.label}" if window else self.name
         passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
-        return f"{name}: {passed} expectations of suite {self.found.suite_name!r} passed"
+        return f"{_label(self.datasets)}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
     @property
     def reasons(self) -> list[tuple[str, NDArray[np.int64]]]:
@@ -168,15 +205,13 @@ class _Validation:
         :param first: number of the first row
         :param count: number of rows
         """
-        reasons = self.reasons
-        fails = np.zeros((len(reasons), count), bool)
-        for failed, (_, rows) in zip(fails, reasons, strict=True):
-            failed[rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + count)] - first] = True
-        failing: NDArray[np.bool_] = np.logical_or.reduce(fails, axis=0)
-        kinds, kind = np.unique(fails[:, failing], axis=1, return_inverse=True)
-        titles = [title for title, _ in reasons]
-        texts = ["; ".join(title for title, failed in zip(titles, column, strict=True) if failed) for column in kinds.T]
-        return failing, pa.array([texts[number] for number in kind.ravel()], pa.string())
+        return failing_for(self.reasons, first, count)
+
+
+def _label(datasets: Sequence[Dataset]) -> str:
+    """Return the name of the datasets with their window, such as ``flights 2013-04``."""
+    name, window = datasets[0].manifest.name, window_of(datasets)
+    return f"{name} {window.label}" if window else name
 
 
 def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult:
@@ -206,8 +241,8 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         DatasetWriter(context.store, valid_name(name)) as valid_writer,
         DatasetWriter(context.store, quarantine_name(name)) as quarantine_writer,
     ):
-        if validation.spread is not None:
-            written = validation.spread.split(validation.failing, valid_writer, quarantine_writer)
+        if validation.divided is not None:
+            written = validation.divided.split(validation.failing, valid_writer, quarantine_writer)
         else:
             writers = (valid_writer, quarantine_writer)
             written = split(rows.batches(), validation.failing, *writers, files=not rows.fits)

@@ -12,8 +12,9 @@ import pytest
 
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.approval import ApprovalRecord
+from airflow_mlops.registry.records.entry import Decision
 from airflow_mlops.registry.requests import answer
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
@@ -367,14 +368,14 @@ def test_errors_are_printed_on_one_line(airflow, promoted, client, monkeypatch, 
 
 
 def test_serve_starts_the_server_with_the_same_settings_and_its_connections(airflow, store, monkeypatch):
-    from airflow_mlops.cli import commands
+    from airflow_mlops.cli import models
     from airflow_mlops.core.connections import from_environment
     from airflow_mlops.serving.__main__ import settings
 
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": "http://mlflow:5000"}))
     monkeypatch.setenv("AIRFLOW_CONN_KEYS", json.dumps({"conn_type": "generic", "password": "0123456789abcdef"}))
     started = []
-    monkeypatch.setattr(commands.os, "execve", lambda *call: started.append(call))
+    monkeypatch.setattr(models.os, "execve", lambda *call: started.append(call))
     airflow(
         "serve", "late", "--port", 8123, "--window", "hour", "--hash-column", "customer id", "--hash-column=-x",
         "--drop-column", "city", "--hash-conn-id", "keys", "--sample", "0.25", "--spool", "/var/spool/late",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import sys
 
 import pytest
@@ -103,6 +104,17 @@ def test_a_table_is_read_by_window(init, shop, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="of 400 rows"):
         init("odd", *said, "--table", "odd")
     assert not (tmp_path / "odd").exists()
+
+
+@pytest.mark.parametrize("label", [("late", "0"), ("items", "30D")])
+def test_the_rules_of_the_pipeline_accept_the_files(label, init, file, tmp_path):
+    name, delay = label
+    init("orders", "--files", file, "--label", name, "--label-delay", delay, "--ci", "github")
+    pipeline = (tmp_path / "orders" / ".github" / "workflows" / "dags.yml").read_text()
+    assert "ruff check ." in pipeline
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "."]
+    done = subprocess.run(command, cwd=tmp_path / "orders", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,21 @@ def log(store, model):
     return {"data": data, "by_v1": by_v1, "by_v2": by_v2}
 
 
+def test_rows_without_a_prediction_are_counted_and_not_measured(store, model):
+    data = flights(200, seed=5)
+    wind = [None if number < 20 else value for number, value in enumerate(data["wind"].to_pylist())]
+    data = data.set_column(data.column_names.index("wind"), "wind", pa.array(wind))
+    scored = score_rows(store, model, 1, "2013-04", data)
+    join_delays(store, scored.ref, data)
+    found = summary(PredictionLog(store, "delays"), outcomes="delays_outcomes")
+    (result,), (outcome,) = found.results, found.happened
+    assert result.predicted["no prediction"] == 0.1
+    assert sum(result.predicted.values()) == pytest.approx(1)
+    assert (outcome.rows, outcome.labelled) == (200, 200)
+    late, distance = data["arr_delay"].to_numpy()[20:] > 15, data["distance"].to_numpy()[20:]
+    assert outcome.value == pytest.approx(area(late, distance).value)
+
+
 def as_json(airflow, capsys, *words):  # noqa: F811
     airflow("predictions", "delays", "--json", *words)
     return json.loads(capsys.readouterr().out)

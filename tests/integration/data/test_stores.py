@@ -13,7 +13,8 @@ import pytest
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import SMALL_BYTES, ArtifactStore, HashingFile
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
 from tests.support import object_stores
 
 KINDS = {

@@ -11,7 +11,8 @@ from tests.support.live import LiveAirflow
 from tests.support.shared_airflow import shared
 
 
-@pytest.fixture(scope="package")
+# The tests of tests/kubernetes/live run between those of two files of this folder, so this is no fixture of the package.
+@pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> LiveAirflow:
     """A whole Airflow with users, short heartbeats and a connection to MLflow."""
     running = shared(tmp_path_factory)

@@ -12,7 +12,8 @@ import pytest
 
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.versions import champion
 from tests.integration.stages.test_promote_approval import verdict
 from tests.support.live import LiveAirflow

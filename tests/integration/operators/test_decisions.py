@@ -72,6 +72,7 @@ CHAMPION = {"model": "m", "version": 7, "run_id": "r"}
         (RollbackOperator, {"rolled_back": False, "champion": CHAMPION}, "unchanged: v7"),
         (TransferModelOperator, {"transferred": True, "candidate": CHAMPION}, "copied as v7"),
         (TransferModelOperator, {"transferred": False, "candidate": CHAMPION}, "unchanged: v7"),
+        (ValidateOperator, {"success": None, "quarantined": None}, None),
         (ValidateOperator, {"success": True, "quarantined": {"rows": 0}}, None),
         (ValidateOperator, {"success": False, "quarantined": {"rows": 1200}}, "quarantined 1,200 rows"),
         (ValidateOperator, {"success": False, "quarantined": None}, "warning: expectations failed"),

@@ -26,7 +26,9 @@ VERDICT = {
 # For each operator, arguments of which at least one is a template.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "IngestOperator": {"name": "rows", "files": "{{ month }}.csv"},
-    "ValidateOperator": {"dataset": DATASET, "suite": "suites/{{ month }}.json"},
+    "ValidateOperator": {
+        "dataset": DATASET, "suite": "suites/{{ month }}.json", "shard": "{{ version }}", "shards": 8,
+    },
     "MaterializeFeaturesOperator": {"repo": "repo", "window": "{{ month }}", "chunk": timedelta(days=7)},
     "BuildForecastRowsOperator": {
         "name": "rows", "entities": DATASET, "series": "shop", "time": "{{ month }}", "value": "units", "every": "P1D", "horizon": 7,
@@ -182,7 +184,7 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
     }
     others |= endpoint.get(name, set())
     # Fields without a parameter of the same name.
-    computed = {"endpoint", "mlflow", "owner", "needs_approval", "dry_run", "approval", "succeeded"}
+    computed = {"endpoint", "mlflow", "owner", "needs_approval", "dry_run", "approval", "succeeded", "others_succeeded"}
     # ``model`` is used only for the name of the joined dataset.
     others |= {"model"} if name == "JoinLabelsOperator" else set()
     fields = set(kind.spec.model_fields)

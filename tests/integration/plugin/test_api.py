@@ -325,7 +325,7 @@ def test_data_has_the_windows_and_the_way_to_the_predictions(app: Any, store: Ar
     from airflow_mlops.core.windows import Window
     from airflow_mlops.data.datasets import DatasetWriter
     from airflow_mlops.data.predictions.log import slot
-    from airflow_mlops.registry.ledger import Origin
+    from airflow_mlops.registry.records.entry import Origin
 
     def write(name: str, window: str | None, rows: int, **more: Any) -> Any:
         with DatasetWriter(store, name) as writer:

@@ -10,7 +10,8 @@ import pytest
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.requests import answer, read_answer, recorded_requests
 from tests.integration.plugin.conftest import client
 from tests.support import reports

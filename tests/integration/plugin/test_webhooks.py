@@ -14,7 +14,8 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.plugin import webhooks
 from airflow_mlops.registry import aliases
 from airflow_mlops.registry.aliases import carry_out, verify
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision, Entry
 from tests.integration.plugin.conftest import client as http
 
 if TYPE_CHECKING:

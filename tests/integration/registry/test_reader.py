@@ -97,6 +97,7 @@ def test_runs_versions_and_files_are_those_of_mlflows_client(client, alone, vers
         for folder, path in zip(folders, ("evaluation", "evaluation/inner/a bä.txt"), strict=True):
             folder.mkdir()
             assert run_files.download(found, version.run_id, path, folder) == folder / path
+        assert run_files.read(found, version.run_id, path) == b"inner/a b\xc3\xa4.txt" * 1000
         hashes.append([file_hashes(folder) for folder in (tmp_path / f"version{number}", *folders)])
     assert hashes[0] == hashes[1]
     assert [len(item) for item in hashes[0][1:]] == [3, 1]
@@ -122,6 +123,39 @@ def test_what_the_server_does_not_answer_is_left_to_mlflows_client(client, light
     assert run_files.paths(light, version.run_id) == run_files.paths(client, version.run_id)
     (tmp_path / "files2").mkdir()
     assert (run_files.download(light, version.run_id, "evaluation", tmp_path / "files2") / "evaluation.json").exists()
+
+
+def test_a_reader_requests_a_run_a_version_and_its_file_once(client, alone, version, monkeypatch):
+    requests, send = [], Reader._open
+    monkeypatch.setattr(
+        Reader,
+        "_open",
+        lambda self, *arguments, **options: requests.append(arguments[1]) or send(self, *arguments, **options),
+    )
+    for _ in range(2):
+        experiment = alone.get_experiment(alone.get_run(version.run_id).info.experiment_id)
+        versions.version(alone, version.model, version.version)
+    assert run_files.read(alone, version.run_id, "evaluation/empty") == b""
+    assert experiment.name == client.get_experiment(client.get_run(version.run_id).info.experiment_id).name
+    assert len(requests) == len(set(requests)) == 4
+    # Another reader sees changes.
+    client.set_tag(version.run_id, "note", "changed")
+    client.set_model_version_tag(version.model, str(version.version), "tag", "changed")
+    other = connect_to_read(MLflowTarget(), from_environment)
+    assert other.get_run(version.run_id).data.tags["note"] == "changed"
+    assert other.get_model_version(version.model, str(version.version)).tags["tag"] == "changed"
+
+
+def test_the_requests_of_a_reader_share_a_connection_which_the_server_may_close(odd, monkeypatch):
+    monkeypatch.setattr(Odd, "protocol_version", "HTTP/1.1")
+    monkeypatch.setattr(Odd, "connections", [])
+    monkeypatch.setattr(Odd, "ends", [])
+    light = odd()
+    for number in range(4):
+        # The server closes the connection without an answer to the third request.
+        Odd.ends[:] = ["now"] if number == 2 else []
+        assert light._json("mlflow/experiments/get") == {}
+    assert len(Odd.connections) == 2
 
 
 def test_a_file_whose_folder_cannot_be_listed_is_downloaded_by_mlflows_client(light, version, monkeypatch, tmp_path):
@@ -165,8 +199,18 @@ class Odd(BaseHTTPRequestHandler):
 
     answer = b"{}"
     credentials: ClassVar[list[str | None]] = []
+    connections: ClassVar[list[object]] = []
+    ends: ClassVar[list[str]] = []
+
+    def setup(self):
+        super().setup()
+        self.connections.append(self.client_address)
 
     def do_GET(self):
+        if self.ends:
+            self.ends.pop()
+            self.close_connection = True
+            return
         self.credentials.append(self.headers["Authorization"])
         if "redirected" in self.path:
             self.send_response(302)
@@ -222,6 +266,10 @@ def test_odd_answers_are_not_read(odd, monkeypatch, tmp_path):
         monkeypatch.setattr(Odd, "answer", body)
         light.get_run("odd")
     assert asked == ["redirected", *["odd"] * 4]
+    monkeypatch.setattr(Reader, "_place_of_run", lambda *_: "run")
+    for path in ("short", "packed", "unknown"):
+        with pytest.raises(NotReadError):
+            light.read_of_run("run", path)
     for path in ("short", "packed"):
         with pytest.raises(NotReadError):
             light._download_file(path, tmp_path / "file")

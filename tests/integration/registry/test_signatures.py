@@ -14,7 +14,8 @@ from airflow_mlops.core.errors import ModelCorruptError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.models import contracts
 from airflow_mlops.registry.aliases import verify
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
 from airflow_mlops.registry.signatures import SIGNING_VARIABLE, VERIFYING_VARIABLE
 from airflow_mlops.serving import follow
 from airflow_mlops.serving.spec import ServeSpec

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import uuid
 from collections.abc import Iterator
+from http.client import parse_headers
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -151,11 +154,46 @@ def test_a_wrong_length_of_the_json_is_refused(server, length):
     assert requests.post(server.infer, data=b"{}", headers=headers, timeout=20).status_code == 400
 
 
-def test_a_request_for_an_upgrade_is_refused_by_its_reason(server):
-    """Java's HttpClient asks for h2c by default, and the parser of HTTP then skips the body."""
+_UPGRADES = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
+    b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    b"Connection: Upgrade\r\nUpgrade: foo/2, h2c\r\n",
+    b"Connection: keep-alive\r\n",
+)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("part", [1, 7, 1 << 20])
+def test_a_request_for_another_protocol_is_answered_by_http_1(server, chunked, part):
+    """As RFC 9110, section 7.8, allows. Requests arrive in parts of any size, several over one connection."""
+    data = b""
+    for number, headers in enumerate(_UPGRADES):
+        row = {name: values[number] for name, values in TABLE.items()}
+        body = json.dumps({"id": f"id-{number}", "rows": [row]}).encode()
+        length, sent = b"Content-Length: %d" % len(body), body
+        if chunked:
+            length, sent = b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        path = server.predict.removeprefix(server.url).encode()
+        data += b"POST %b HTTP/1.1\r\nHost: a\r\n%b%b\r\n\r\n%b" % (path, headers, length, sent)
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), part):
+            connection.sendall(data[start : start + part])
+        answers = connection.makefile("rb")
+        for number in range(len(_UPGRADES)):
+            assert answers.readline().startswith(b"HTTP/1.1 200 ")
+            length = int(parse_headers(answers)["Content-Length"])
+            assert json.loads(answers.read(length))["id"] == f"id-{number}"
+
+
+def test_an_upgrade_without_a_body_and_another_method_for_tunnels(server):
     headers = {"Connection": "Upgrade", "Upgrade": "h2c"}
-    answer = requests.post(server.infer, json={"inputs": []}, headers=headers, timeout=20)
-    assert (answer.status_code, "h2c" in answer.json()["error"]) == (400, True)
+    assert requests.get(f"{server.url}/v2/health/ready", headers=headers, timeout=20).json() == {"ready": True}
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 4")
 
 
 def test_every_error_is_in_the_field_where_clients_look(server):

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 import pytest
 
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.ledger import Entry
 from airflow_mlops.registry.names import GPU_TAG
+from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.records.verdict import CandidateVerdict
 from airflow_mlops.stages.monitor.trainings import MAX_SECONDS, Training, other_trainers
 from airflow_mlops.trainers import SklearnTrainer, TorchTrainer

@@ -220,6 +220,12 @@ def test_other_tasks(client, tmp_path, store, task, metric):
         error = table["label"].to_numpy() - table["score"].to_numpy()
         assert measured == pytest.approx(np.sqrt((error**2).mean()), rel=1e-9)
     assert verdict.metric == metric
+    place = data.column_names.index("wind")
+    missing = data.set_column(place, "wind", pa.array([None, *data["wind"].to_pylist()[1:]]))
+    evidence = world.outcomes(missing), world.outcomes(missing, alias="challenger")
+    assert open_dataset(store, evidence[0]).table()["prediction"].null_count == 1
+    with pytest.raises(EvaluationError, match="1 of 1,000 predictions"):
+        world.judge(*evidence, gates=[{"metric": metric, "better_than_champion_by": -1}])
 
 
 def test_a_purge_deletes_the_evidence_with_the_predictions(world, store):

@@ -281,7 +281,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", [*CHANGES, *FINAL], ids=lambda change: change.__name__)
-def test_a_winner_is_fitted_again_if_an_input_or_the_record_has_changed(change, request):
+def test_a_winner_is_fitted_again_if_an_input_or_the_record_has_changed(change, request, mlflow_server):
     world = request.getfixturevalue("world" if change in FINAL else "shared")
 
     def task(number):

@@ -71,6 +71,9 @@ def test_batches_keep_the_order_of_rows_and_missing_values_are_scored(store, cha
     assert found["flight"].to_pylist() == list(range(2_000))
     assert found["wind"].null_count == holes.null_count
     assert len(found["scored_at"].unique()) > 10
+    # The model returns NaN for a row without wind.
+    for name in ("prediction", "score"):
+        assert found[name].is_null().to_pylist() == holes.is_null().to_pylist()
 
 
 def test_a_part_and_several_windows_of_a_name_can_be_scored(store, champion):

@@ -9,6 +9,7 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from airflow_mlops import __version__
@@ -129,6 +130,14 @@ def test_a_retry_completes_the_table_after_a_crash_between_the_two_commits(store
     assert run_call(call) == result
     assert bi("SELECT count(*) FROM predictions") == [(0,)]
     assert SECRET not in caplog.text
+
+
+def test_a_row_without_a_prediction_has_nulls(store, champion, bi):
+    wind = [None, *flights(20)["wind"].to_pylist()[1:]]
+    do(store, champion, scoring_set(store, flights(20).set_column(3, "wind", pa.array(wind)), "2013-04"))
+    assert bi("SELECT flight, prediction, score FROM predictions WHERE prediction IS NULL OR score IS NULL") == [
+        (0, None, None)
+    ]
 
 
 def test_hashed_and_dropped_columns_and_refusals(store, champion, bi, monkeypatch):

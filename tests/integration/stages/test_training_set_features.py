@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from airflow_mlops.core.errors import FeatureStoreError, LeakageError, NotCacheableError
+from airflow_mlops.core.errors import FeatureStoreError, LeakageError, MLOpsError, NotCacheableError
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.feast import content, offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import join as feast_join
@@ -25,9 +25,11 @@ from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast import request as feast_request
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.training_set import spread
 from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
+from tests.support.executors import LocalExecutors
 from tests.support.feature_repo import FEATURE_STORE
 
 START = datetime(2013, 1, 1, tzinfo=timezone.utc)
@@ -395,15 +397,84 @@ def test_a_view_of_two_entities_is_joined_by_both_keys(repo, feast_store):
     assert found["twofold:size"].to_pylist() == [1.0, 2.0, 3.0, None, None]
 
 
-def build(tmp_path, repo, table, **options):
+def build(tmp_path, repo, table, executors=None, **options):
     store = ArtifactStore(f"file://{tmp_path}/store")
     with DatasetWriter(store, "events") as writer:
         writer.write(table)
         entities = writer.commit()[0].ref
     spec = {"name": "set", "entities": entities, "timestamp": "time", "repo": str(repo), "split": None, **options}
-    result = run(TrainingSetSpec.model_validate(spec), StepContext(store=store))
+    result = run(TrainingSetSpec.model_validate(spec), StepContext(store=store, executors=executors))
     dataset = open_dataset(store, result.dataset)
     return dataset.table(), dataset.manifest.details
+
+
+@settings(RANDOM, max_examples=8)
+@given(
+    st.lists(source_rows, min_size=1, max_size=60), st.lists(event_rows, min_size=20, max_size=60), kinds, kinds,
+    st.sampled_from(["both", "there"]), st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_executors_join_what_the_worker_joins(
+    repo, tmp_path_factory, rows, events, source_kind, event_kind, service, order
+):
+    write_exact(repo, rows, source_kind)
+    events = events + events[:5]
+    order.shuffle(events)
+    columns = {"time": micros([at for _, at in events], event_kind)}
+    columns |= {name: pa.array([place for place, _ in events], pa.string()) for name in ("place", "from")}
+    columns |= {"to": columns["place"][::-1], "late": pa.array([n % 2 for n in range(len(events))])}
+    table = pa.table(columns)
+    url = f"file://{tmp_path_factory.mktemp('parts')}"
+    store = ArtifactStore(url)
+    made = []
+    for part in (table.slice(0, 15), table.slice(15)):
+        with DatasetWriter(store, "events") as writer:
+            writer.write(part)
+            made.append(writer.commit()[0].ref)
+    fields = {"name": "set", "entities": made, "timestamp": "time", "repo": str(repo), "label": "late", "split": "hash"}
+    spec = TrainingSetSpec.model_validate({**fields, "feature_service": service})
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spread, "BLOCK_ROWS", 4)
+        for executors in (LocalExecutors(url), None):
+            try:
+                found.append(run(spec, StepContext(store=store, executors=executors)))
+            except MLOpsError as error:
+                found.append((type(error), str(error)))
+            if executors is not None:
+                assert len({str(part) for part in executors.ran}) > 2 * 3
+    assert found[0] == found[1]
+
+
+def test_a_source_that_changes_between_two_parts_is_not_mixed(repo, tmp_path, monkeypatch):
+    monkeypatch.setattr(spread, "BLOCK_ROWS", 4)
+    write_hourly(repo, [("EWR", 0, 0, 7, "a")])
+    changed = []
+
+    def change(part):
+        # Of several parts of the join, the second finds other files.
+        if isinstance(part, list):
+            changed.append(part)
+            if len(changed) == 2:
+                write_hourly(repo, [("EWR", 0, 0, 8, "longer")])
+
+    events = pa.table({"place": ["EWR"] * 16, "time": minutes(range(16))})
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    with pytest.raises(FeatureStoreError, match="was changed") as caught:
+        build(tmp_path, repo, events, LocalExecutors(store.url, change), features=["lasting:value"])
+    assert caught.value.retryable
+    # A retry joins all parts with the new file.
+    table, _ = build(tmp_path, repo, events, LocalExecutors(store.url), features=["lasting:value"])
+    assert set(table["value"].to_pylist()) == {8}
+
+
+def test_features_that_feast_computes_are_joined_in_the_worker(repo, tmp_path, monkeypatch):
+    monkeypatch.setattr(spread, "BLOCK_ROWS", 1)
+    write_hourly(repo, [("EWR", 0, 0, 7, "a")])
+    events = pa.table({"place": ["EWR", "EWR"], "factor": [2, 3], "time": minutes([10, 10])})
+    executors = LocalExecutors(f"file://{tmp_path}/store")
+    table, _ = build(tmp_path, repo, events, executors, features=["computed:scaled"])
+    assert sorted(table["scaled"].to_pylist()) == [14.0, 21.0]
+    assert not executors.ran
 
 
 def test_features_with_one_name_in_two_views_get_the_views_name(repo, tmp_path):

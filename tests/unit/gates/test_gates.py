@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,6 +87,22 @@ def test_the_baseline_must_be_exceeded_strictly():
     assert not check(
         {**declared, "better_than_baseline_by": 0.02}, candidate={"roc_auc": 0.51}, baseline={"roc_auc": 0.5}
     ).passed
+
+
+def test_the_baseline_can_be_a_statistical_forecast():
+    declared = {"metric": "rmse", "better_than_baseline_by": "5%", "baseline": "AutoETS"}
+    (gate,) = parse_gates([declared])
+    for value, passed in ((9.4, True), (9.5, False), (9.6, False)):
+        found = replace(
+            evidence({"rmse": value}, baseline={"rmse": 20.0}), statistical=[Measurement("AutoETS", {"rmse": 10.0})]
+        )
+        result = gate.check(found)
+        assert (result.gate, result.asked) == ("rmse better than AutoETS by 5%", 9.5)
+        assert result.passed is passed
+    with pytest.raises(SpecError, match=r"'AutoETS'.*no forecasts of statistical models"):
+        gate.check(evidence({"rmse": 1.0}, baseline={"rmse": 20.0}))
+    with pytest.raises(SpecError, match="forecast the mean"):
+        parse_gates([{**declared, "metric": "pinball", "alpha": 0.9}])
 
 
 @given(

@@ -161,6 +161,15 @@ def test_invalid_data_is_described_in_the_error(truth, score, message):
         binary(np.array(truth, dtype=object if None in truth else None), score)
 
 
+@pytest.mark.parametrize(
+    ("task", "classes", "prediction"),
+    [("multiclass", [0, 1], np.array([0, np.nan])), ("binary", ["a", "b"], np.array(["a", None], object))],
+)
+def test_null_classes_are_counted_in_the_error(task, classes, prediction):
+    with pytest.raises(EvaluationError, match="1 of 2 predictions are null"):
+        compute(task, classes, prediction, None, None, classes)
+
+
 def test_infinite_values_of_a_regression_are_counted_in_the_error():
     with pytest.raises(EvaluationError, match="1 of 2 labels are NaN or infinite"):
         compute("regression", [1.0, np.inf], [1, 1], [1, 1], None, [])

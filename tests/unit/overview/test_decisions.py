@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from airflow_mlops.cli.commands import _row
+from airflow_mlops.cli.ledger import _row
 from airflow_mlops.cli.overview import _decision
 from airflow_mlops.cli.overview import _row as _overview_row
 from airflow_mlops.core.calls import Provenance, Request

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from airflow_mlops.assets import version_of
-from airflow_mlops.cli.commands import _row
+from airflow_mlops.cli.ledger import _row
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import decisions, rollbacks, versions
 from airflow_mlops.registry import requests
 from airflow_mlops.registry.aliases import last_champion
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision, Entry
 from airflow_mlops.registry.records.outside_move import OutsideMove
 from tests.support.models import promote, version
 from tests.unit.overview.test_index import store  # noqa: F401 - a fixture

@@ -24,7 +24,8 @@ from airflow_mlops.policy.findings import Arrivals, Findings, Report
 from airflow_mlops.policy.retraining import limited, plan, request_id, triggers
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.verdict import decide
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
 from airflow_mlops.registry.requests import all_requests, read_answer, recorded_requests, refused_requests
 from airflow_mlops.registry.requests import answer as record_answer
 from airflow_mlops.stages.context import StepContext

@@ -11,8 +11,9 @@ from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry import canary
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.entry import Decision
 
 
 class Registry:

@@ -12,7 +12,8 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import decisions
 from airflow_mlops.registry.aliases import champion_before, former_champions
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -10,7 +10,8 @@ import pytest
 
 from airflow_mlops.core.errors import RegistryError, StoreError
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision, Entry
 
 PACK = "indexes/ledger/delays.json.gz"
 

@@ -149,7 +149,9 @@ def test_other_settings_of_mlflow_need_its_client(monkeypatch, tmp_path):
     assert not light.sufficient(mlflow("databricks"))
     with monkeypatch.context() as patch:
         patch.setattr(light, "entry_points", lambda group: [EntryPoint("own", "own.headers:Provider", group)])
+        light._has_plugins.cache_clear()
         assert not light.sufficient(mlflow("http://mlflow:5000"))
+    light._has_plugins.cache_clear()
     for name in ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_WORKSPACE"):
         with monkeypatch.context() as patch:
             patch.setenv(name, "x")

@@ -82,6 +82,8 @@ def test_everything_but_the_label_and_its_delay_is_found():
         (pa.array([f"note {row}" for row in range(600)] * 3)[:600], "different in most rows"),
         (pa.array([[1.0]] * 600), "of the type list"),
         (pa.array([float("-inf"), *map(float, range(599))]), "infinite in 1 row"),
+        (pa.array([-1e308, None, *map(float, range(598))]), "beyond single precision (3.4e38) in 1 row"),
+        (pa.array([3.4e38, float("nan"), *map(float, range(598))]), None),
         (pa.nulls(600), "empty"),
         (pa.array(["31.12.2024", "01.01.2025"] * 300), "a date that is not in ISO 8601"),
         (pa.array(["12/31/24 10:00", "1/1/25 9:00"] * 300), "a date that is not in ISO 8601"),
@@ -93,6 +95,7 @@ def test_everything_but_the_label_and_its_delay_is_found():
         ),
         (pa.array(["$1,234.50", "$5", "($3)"] * 200), "text that looks like amounts"),
         (pa.array(["EUR 12", "12 %", "1'000.5"] * 200), "text that looks like amounts"),
+        (pa.array(["\u22123", "\u22124"] * 300), "text that looks like amounts, such as '\u22123'"),
         (pa.array(["12 %", "n/a", "7 %"] * 200), "text that looks like amounts, such as '12 %'"),
         (pa.array(["n/a", "1.234,50 €"] * 300), "text that looks like amounts, such as '1.234,50 €'"),
         (pa.array(["31.12.2024", "-"] * 300), "a date that is not in ISO 8601"),
@@ -207,12 +210,77 @@ def test_the_task_is_that_of_the_training_set(late, task, positive):
         ([float(row) for row in range(600)], "regression", None),
         ([0.5, 1.0] * 300, "regression", None),
         ([0.0, 1.0, None] * 200, "binary", None),
+        ([0.0, 1.0, float("nan")] * 200, "binary", None),
+        ([1.0, 2.0, float("nan")] * 200, "regression", "1, 2"),
     ],
 )
 def test_numbers_that_may_be_classes_are_named(late, task, classes):
     sample = Sample(table(late=pa.array(late)), True, [])
     assert propose(sample, Given(label="late", label_delay=timedelta(0)), Silent()).task == task
     assert [f"numbers {classes}," in note for note in sample.notes] == ([True] if classes else [])
+
+
+@pytest.mark.parametrize(
+    ("late", "remedy"),
+    [
+        (["yes", "no", "n/a"] * 200, "--csv \"{'na_values': ['n/a']}\""),
+        (["a", "b", "c"] * 200, None),
+        ([row % 60 for row in range(600)], "--types \"{'late': 'string'}\""),
+        ([row % 20 for row in range(600)], None),
+        ([row % 300 for row in range(600)], None),
+    ],
+)
+def test_a_label_that_may_be_misread_is_named_with_the_remedy(late, remedy):
+    sample = Sample(table(late=pa.array(late)), True, [])
+    propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
+    assert [remedy in note for note in sample.notes] == [True] if remedy else not sample.notes
+
+
+@pytest.mark.parametrize(
+    ("unit", "remedy"),
+    [("s", "timestamp[s, tz=UTC]"), ("ms", "timestamp[ms, tz=UTC]"), ("ns", "timestamp[ns, tz=UTC]")],
+)
+@pytest.mark.parametrize("time", [None, "at"])
+def test_integers_that_count_the_time_since_1970_are_named_with_the_remedy(unit, remedy, time):
+    at = table()["at"].cast(pa.timestamp(unit, "UTC")).cast(pa.int64())
+    with pytest.raises(SpecError) as failure:
+        proposed(table(at=at), time=time)
+    assert f"--types \"{{'at': '{remedy}'}}\"" in str(failure.value)
+
+
+def test_a_few_texts_among_times_are_named_with_the_remedy():
+    texts = [f"{START + timedelta(days=row):%Y-%m-%d}" if row % 5 else "0000-00-00" for row in range(600)]
+    with pytest.raises(SpecError) as failure:
+        proposed(table(at=pa.array(texts)))
+    assert "--csv \"{'na_values': ['0000-00-00']}\"" in str(failure.value)
+    with pytest.raises(SpecError) as failure:
+        proposed(table(at=pa.array(["a", "b"] * 300)))
+    assert "na_values" not in str(failure.value)
+
+
+@pytest.mark.parametrize("odd", ["0001-01-01", "0999-12-31", "9999-12-31"])
+@pytest.mark.parametrize("every", ["day", "week", "month"])
+def test_times_outside_the_years_of_the_windows_are_refused(odd, every):
+    at = [f"{START + timedelta(days=row):%Y-%m-%d}" for row in range(599)]
+    with pytest.raises(SpecError, match=f"(?s)'at'.*{odd}"):
+        proposed(table(at=pa.array([*at, odd])), every=every)
+
+
+@pytest.mark.parametrize(("odd", "is_named"), [("1970-01-01", True), ("2099-12-31", True), ("2025-08-22", False)])
+def test_times_far_from_the_others_are_named(odd, is_named):
+    at = [f"{START + timedelta(days=row):%Y-%m-%d}" for row in range(599)]
+    sample = Sample(table(at=pa.array([*at, odd])), True, [])
+    propose(sample, Given(label="late", time="at", label_delay=timedelta(0)), Silent())
+    assert [odd in note for note in sample.notes] == ([True] if is_named else [])
+
+
+def test_invisible_characters_are_escaped_in_the_code(tmp_path):
+    names = ["order_id", "at", "a\u202eb\U000e0001\x85größe", "late"]
+    found = proposed(table().rename_columns(names))
+    files.write(tmp_path, "orders", files.Place(["/data/a.csv"], options={"csv": {"sep": "\u00a0"}}), found, True, None)
+    text = (tmp_path / "orders.py").read_text(encoding="utf-8")
+    assert all(one.isprintable() or one == "\n" for one in text)
+    assert "größe" in text
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from airflow_mlops.serving.canary import Canary, place
 from airflow_mlops.serving.endpoint import Endpoint
 from airflow_mlops.serving.messages import VERSION
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.other_columns import converted
+from airflow_mlops.serving.rows import MANY_ROWS, InputColumns
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 from airflow_mlops.serving.withdrawal import Record, worse
@@ -95,6 +96,11 @@ def test_the_champion_answers_rows_without_a_feature_of_the_canary():
     version, found = routed(price=12.5)
     assert version is new
     assert found.features == {"a": [1.0], "price": [12.5]}
+    many = champion.columns.rows([{"a": 1.5, "price": number} for number in range(MANY_ROWS)])
+    ours = converted(many, new.columns).features
+    assert {name: list(values) for name, values in ours.items()} == {
+        "a": [1.5] * MANY_ROWS, "price": [*map(float, range(MANY_ROWS))],
+    }  # fmt: skip
 
 
 def test_the_share_in_mlflow_replaces_that_of_the_settings():
@@ -112,6 +118,9 @@ def test_the_champion_answers_whenever_one_model_cannot_be_chosen(caplog):
     assert everyone.choose(champion, rows(champion, 5, 5), "id") is new
     for customers in ((5, 6), (None,), (5, None), ()):
         assert everyone.choose(champion, rows(champion, *customers), "id") is champion
+    by_feature = canary(new, 1.0, "a")
+    for values, expected in (([1.5] * MANY_ROWS, new), ([1.5] * MANY_ROWS + [2.5], champion)):
+        assert by_feature.choose(champion, champion.columns.rows([{"a": value} for value in values]), "id") is expected
     assert canary(None, 1.0).choose(champion, rows(champion, 5), "id") is champion
     assert canary(served(1), 1.0).choose(champion, rows(champion, 5), "id") is champion
     assert not caplog.records

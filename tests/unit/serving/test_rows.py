@@ -10,7 +10,7 @@ from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.models.onnx.feeds import singles
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.serving.rows import InputColumns, as_column
+from airflow_mlops.serving.rows import MANY_ROWS, InputColumns, as_column
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,20 @@ def model():
 
 
 whole = st.integers(-(2**63), 2**63 - 1) | st.none()
-any_number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53) | st.none()
+double = st.floats(allow_nan=False, allow_infinity=False)
+any_number = double | st.integers(-(2**53), 2**53) | st.none()
 
 
 @given(
     st.integers(1, 20).flatmap(
         lambda n: st.tuples(
-            *[st.lists(whole, min_size=n, max_size=n) | st.lists(any_number, min_size=n, max_size=n)] * 2
+            *[st.one_of(*(st.lists(kind, min_size=n, max_size=n) for kind in (whole, any_number, double)))] * 2
         )
-    )
+    ),
+    st.sampled_from([1, MANY_ROWS]),
 )
-def test_values_are_predicted_as_arrow_columns_are(model, columns):
-    a, b = columns
+def test_values_are_predicted_as_arrow_columns_are(model, columns, times):
+    a, b = columns = [values * times for values in columns]
     arrays = {}
     for name, values in zip("ab", columns, strict=True):
         doubles = any(isinstance(value, float) for value in values)
@@ -163,6 +165,23 @@ def test_large_integers_are_rounded_once():
     assert first[0] == np.int64(number).astype(np.float32) == 2.0**60 + 2.0**37
     assert np.isnan(first[1])
     assert second.tolist() == [np.float32(0.1), 7]
+
+
+def test_many_doubles_are_kept_as_an_array_next_to_other_values():
+    doubles, nulls, large = [1.5, -(2.0**60)] * MANY_ROWS, [None, 0.5] * MANY_ROWS, [2**60 + 2**36 + 1, 0] * MANY_ROWS
+    contract = ModelContract(
+        task="regression", label="y", dataset_name="d", dataset_id="i",
+        features=[FeatureColumn(name=name, kind="number") for name in "abc"],
+    )  # fmt: skip
+    rows = InputColumns(contract).rows(
+        [dict(zip("abc", row, strict=True)) for row in zip(doubles, nulls, large, strict=True)]
+    )
+    assert [type(rows.features[name]) for name in "abc"] == [np.ndarray, list, list]
+    found = singles(rows.features, list("abc"))
+    assert found[:, :2].astype(float).tolist()[::2] == [[1.5, -(2.0**60)], [2.0**60 + 2.0**37, 0]]
+    assert np.isnan(found[1]).tolist() == [True, False] * MANY_ROWS
+    with pytest.raises(SchemaError, match="Row 40"):
+        InputColumns(contract).rows([{"a": 1.5, "b": 1.5, "c": 1.5}] * 39 + [{"a": float("inf"), "b": 1.5, "c": 1.5}])
 
 
 def test_no_rows_have_no_predictions(model):

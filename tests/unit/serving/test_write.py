@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
@@ -38,7 +39,7 @@ from airflow_mlops.serving.log import Answer, _logged
 from airflow_mlops.serving.merge import merge
 from airflow_mlops.serving.messages import ID, VERSION
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.rows import MANY_ROWS, InputColumns
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 from airflow_mlops.serving.write import answers, message, packed
@@ -142,6 +143,22 @@ def test_requests_of_few_and_many_rows_are_logged_as_what_was_sent(values, count
     assert found.schema.equals(expected.schema, check_metadata=True)
     # Bit for bit, with the sign of zero.
     assert repr(found.to_pylist()) == repr(expected.to_pylist())
+
+
+@pytest.mark.parametrize(
+    "classes", [[False, True], [0, 1], [0.5, 1.5], ["a", "ä"]], ids=["bool", "int", "float", "text"]
+)
+def test_classes_of_any_type_arrive_for_many_rows(classes):
+    by = served()
+    labels = np.array(classes * MANY_ROWS, object if isinstance(classes[0], str) else None)
+    rows = COLUMNS.rows([{"a": 0.5, "city": "UA"}] * len(labels))
+    given_ = Answer(by, rows, Predictions(labels, np.full(len(labels), 0.5), None), "id", NOW, 1.5)
+    plain = answer(by)
+    (_, item), (_, last) = answers(io.BytesIO(sent([by], (given_, None), (plain, None))))
+    assert item.found.prediction.dtype == labels.dtype
+    assert item.found.prediction.tolist() == labels.tolist()
+    assert item.rows.features["a"].tolist() == [0.5] * len(labels)
+    assert last.request_id == "one"
 
 
 @given(st.floats() | st.integers(-(2**63), 2**63 - 1) | st.none(), st.text(), st.floats())

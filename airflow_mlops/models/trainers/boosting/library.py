@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.data.relational import available_cpus
+from airflow_mlops.data.relational import wanted_threads
 from airflow_mlops.models.onnx.boosting import Ensemble, Link
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.progress import Progress
@@ -156,9 +155,7 @@ def threads(params: dict[str, Any], *names: str) -> dict[str, int]:
     """
     if any(name in params for name in names):
         return {}
-    # The variable may contain one number for each level of nested parallelism.
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return {names[0]: int(asked) if asked.isdigit() and int(asked) else available_cpus()}
+    return {names[0]: wanted_threads()}
 
 
 def gpus() -> int:

@@ -165,6 +165,18 @@ def test_days_are_counted_in_local_time(store):
         build(store, table, horizon=1)
 
 
+def test_a_day_without_midnight_begins_at_its_first_instant(store):
+    # Clocks in Santiago were turned forward from 0:00 to 1:00 on 8 September 2024.
+    days = [datetime(2024, 9, d, 4 if d < 9 else 3, tzinfo=timezone.utc) for d in range(5, 12)]
+    table = pa.table({"shop": [1] * 7, "day": pa.array(days, pa.timestamp("us", "UTC")), "units": list(range(7))})
+    _, rows = build(store, table, zone="America/Santiago", horizon=1)
+    assert [row["day"] for row in rows] == days[1:]
+    assert [row["target_day"] for row in rows] == list(range(6, 12))
+    late = days[3] + timedelta(hours=1)
+    with pytest.raises(SchemaError, match="not a whole number of steps"):
+        build(store, table.set_column(1, "day", pa.array([*days[:3], late, *days[4:]])), zone="America/Santiago")
+
+
 def test_months_and_hours(store):
     months = [datetime(2023, month, 1, tzinfo=timezone.utc) for month in (1, 2, 4, 5)]
     table = pa.table({"shop": ["x"] * 4, "day": pa.array(months), "units": [1.0, 2.0, 4.0, 5.0]})

@@ -130,6 +130,15 @@ def test_a_file_is_read_as_its_program_wrote_it(content, options, expected, rows
     assert rows(content, **options) == expected
 
 
+@pytest.mark.parametrize("space", [" ", "\t", "\u00a0", "\u202f", "\u3000"])
+@pytest.mark.parametrize("types", [{}, {"a": "int64", "b": "float64", "c": "decimal128(5, 2)"}])
+def test_spaces_around_numbers_are_not_part_of_them(space, types, rows):
+    content = f"a;b;c;d\n12{space};{space}1.5;{space}2.25{space};12{space}\n7;2.5;3.25;x\n"
+    first, second = rows(content, types=types, sep=";")
+    assert (first["a"], first["b"], float(first["c"]), first["d"]) == (12, 1.5, 2.25, f"12{space}")
+    assert second["a"] == 7
+
+
 COPY = {"sep": "\t", "quotechar": None, "escapechar": "\\", "names": ["a", "b"]}
 
 

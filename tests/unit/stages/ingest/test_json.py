@@ -100,6 +100,7 @@ def test_a_column_of_several_kinds_asks_for_its_type(ingestion, written):
         ("float64", ['"12.50"', "12.5", '"1e3"', "null", '"-inf"'], [12.5, 12.5, 1000.0, None, -math.inf]),
         ("float64", ["12.5", '"12.50"'], [12.5, 12.5]),
         ("float32", ['"0.5"'], [0.5]),
+        ("float64", ['" 12.5\u00a0"', '"7 "'], [12.5, 7.0]),
         ("int64", ['"12"', "3", '"4.0"', "5.0"], [12, 3, 4, 5]),
         ("decimal128(10, 2)", ['"12.50"', "3.25", "7"], [Decimal("12.50"), Decimal("3.25"), Decimal("7.00")]),
         ("bool", ["1", "true", '"false"', "0"], [True, True, False, False]),
@@ -123,6 +124,7 @@ def test_lists_are_read_beside_columns_that_are_read_as_text(kind, ingestion, wr
     ("kind", "values", "message"),
     [
         ("float64", ['"x"', "1"], "declared double but contains 'x' in line 1 "),
+        ("float64", ['"1 "', '"x"'], "declared double but contains 'x' in line 2 "),
         ("float64", ["1", '"1,5"'], "declared double but contains '1,5' in line 2 "),
         ("float64", ["true", "1"], "declared double but contains 'true' in line 1 "),
         ("float64", ["1", '{"k": 1}'], "declared double but contains '{\"k\": 1}' in line 2 "),

@@ -180,11 +180,10 @@ def test_windows_whose_columns_have_different_types_of_one_kind_are_scored_toget
             writer.write(table)
             writer.commit(window=Window.model_validate(window), details=DETAILS)
     months = {"name": "months", "window": "2013-04..2013-06"}
-    # The score of a row without wind is NaN.
-    found, other = (
-        rows(store, item).drop_columns(["score"]) for item in (every(store, months, 5), single(store, months))
-    )
+    found, other = (rows(store, item) for item in (every(store, months, 5), single(store, months)))
     assert found.equals(other)
+    # The model returns NaN for a row without wind.
+    assert found["prediction"].to_pylist()[:20] == found["score"].to_pylist()[:20] == [None] * 20
     assert found.schema.field("wind").type == pa.float64()
     assert found["wind"].to_pylist() == [None] * 20 + data["wind"].to_pylist()
     assert found["flight"].to_pylist() == [*range(20), *range(20)]
@@ -311,7 +310,9 @@ def test_shards_need_a_dag_run(store):
 
 
 def context_of(states: dict[str, str | None]) -> dict[str, object]:
-    ti = SimpleNamespace(dag_id="d", task_id="score", run_id="r", get_task_states=lambda **_: {"r": states})
+    ti = SimpleNamespace(
+        dag_id="d", task_id="score", run_id="r", map_index=1, get_task_states=lambda **_: {"r": states}
+    )
     return {"ti": ti}
 
 
@@ -328,8 +329,10 @@ def test_fewer_mapped_tasks_than_shards_are_refused(states, monkeypatch):
     monkeypatch.setattr(StepOperator, "call", lambda *_: call)
     with pytest.raises(SpecError, match=rf"has {len(states) - ('score' in states)} mapped instances, but shards=3"):
         operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}, shard=0, shards=3), context_of(states))
-    enough = context_of({"score_0": "success", "score_1": "running", "score_2": None})
-    assert operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}), enough).spec["succeeded"] == [0]
+    for state in (None, "success"):
+        enough = context_of({"score_0": "success", "score_1": "running", "score_2": state})
+        spec = operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}), enough).spec
+        assert (spec["succeeded"], spec["others_succeeded"]) == (([0, 2], True) if state else ([0], False))
 
 
 def test_a_piece_is_kept_if_the_response_to_its_write_was_lost(store, monkeypatch):

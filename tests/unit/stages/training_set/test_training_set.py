@@ -18,6 +18,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.training_set import files
 from airflow_mlops.stages.training_set.events import infer_task, positive_class
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
@@ -145,6 +146,26 @@ def test_without_label_and_split_it_is_a_scoring_set_with_every_row(store):
     assert details(store, result)["label"] is None
     assert details(store, result)["split"] is None
     assert "late" not in open_dataset(store, result.dataset).table().column_names
+
+
+def test_split_parts_of_many_rows_are_several_files_with_the_same_row_groups(store, monkeypatch):
+    entities = write(store, events())
+    split = {"method": "random", "test_size": 0.3}
+    monkeypatch.setattr(files, "ROW_GROUP_ROWS", 10)
+    one = open_dataset(store, build(store, entities, split=split).dataset)
+    monkeypatch.setattr(files, "FILE_ROWS", 40)
+    several = open_dataset(store, build(store, entities, split=split).dataset)
+    assert one.manifest.details == several.manifest.details
+    for part, sizes in (("train", [40, 40, 40, 13]), ("test", [40, 17])):
+        assert [file.rows for file in one.files(part)] == [sum(sizes)]
+        assert [file.rows for file in several.files(part)] == sizes
+        groups = ([dataset.read_row_group(group, ["flight"]) for group in dataset.row_groups(part)]
+                  for dataset in (one, several))  # fmt: skip
+        assert next(groups) == next(groups)
+        assert one.table(part).equals(several.table(part))
+    # Rows of a single file are what they were before there were several files.
+    monkeypatch.setattr(files, "FILE_ROWS", 133)
+    assert build(store, entities, split=split).dataset == one.ref
 
 
 def test_a_column_may_be_key_and_feature_at_once_and_the_time_may_be_among_the_keys(store):

@@ -232,7 +232,7 @@ class _Reader:
             if found is None:
                 raise
             name, line = columns.names[int(found[1])], self._line_of(block, int(found[2]))
-            if found[3] and columns.is_whole(name, found[3]):
+            if found[3] and columns.is_number_for_us(name, found[3]):
                 columns.read_as_text(name)
                 return self._typed(block, columns)
             if "UTF8" in (found[4] or ""):

@@ -79,10 +79,14 @@ class Columns:
         for name in [name for name, kind in self.kinds.items() if pa.types.is_integer(kind)]:
             self.read_as_text(name)
 
-    def is_whole(self, name: str, value: str) -> bool:
-        """Return whether a column is declared as an integer, and ``value`` is a whole number such as ``12.0``."""
-        point = re.escape(self._options.decimal)
-        return pa.types.is_integer(self.kinds[name]) and bool(re.fullmatch(rf"\s*[+-]?\d+{point}0+\s*", value))
+    def is_number_for_us(self, name: str, value: str) -> bool:
+        """Return whether ``value`` may be a number of the declared type that Arrow does not read.
+
+        Arrow reads neither ``12.0`` as an integer, nor numbers next to no-break spaces.
+        """
+        kind, point = self.kinds[name], re.escape(self._options.decimal)
+        is_whole = pa.types.is_integer(kind) and re.fullmatch(rf"\s*[+-]?\d+{point}0+\s*", value)
+        return bool(is_whole) or (_is_number(kind) and value.strip() != value.strip(" \t"))
 
     def with_infinity(self, table: pa.Table) -> list[str]:
         """Return the columns that contain infinity. Arrow reads numbers that are too large as infinity."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import MalformedFileError, SchemaError
 from airflow_mlops.data.types import cast, is_binary, is_list
@@ -147,10 +148,12 @@ class _Reader:
             if index < 0 or not _is_number_or_bool(kind):
                 continue
             text = batch.column(index)
+            # As in CSV files, spaces around a number are not part of it.
+            numbers = text if pa.types.is_boolean(kind) else pc.utf8_trim_whitespace(text)
             try:
-                batch = batch.set_column(index, name, cast(text, kind, f"Column {name!r}"))
+                batch = batch.set_column(index, name, cast(numbers, kind, f"Column {name!r}"))
             except pa.ArrowException:
-                raise records.misfit(name, text, kind, row) from None
+                raise records.misfit(name, numbers, kind, row) from None
         return batch
 
 

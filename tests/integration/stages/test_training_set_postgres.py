@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import textwrap
 import threading
 import time
@@ -87,6 +88,10 @@ everywhere = FeatureView(
 numbers = FeatureView(
     name="numbers", entities=[pair], schema=[Field(name="number", dtype=Int64), Field(name="size", dtype=Int64)],
     source=PostgreSQLSource(name="numbers", table="numbers", timestamp_field="at"),
+)
+brief = FeatureView(
+    name="brief", entities=[place], ttl=timedelta(seconds=1.5),
+    schema=[Field(name="place", dtype=String), Field(name="word", dtype=String)], source=hourly,
 )
 slow = FeatureView(
     name="slow", entities=[place], schema=[Field(name="place", dtype=String), Field(name="never", dtype=String)],
@@ -333,3 +338,17 @@ def test_join_keys_of_another_type_are_an_error(tables):
     table = pa.table({"place": [1], "time": pa.array([START], UTC)})
     with pytest.raises(FeatureStoreError, match="types of the join keys"):
         look_up(tables, ["lasting:value"], table)
+
+
+def test_what_feasts_sql_would_confuse_is_refused(tables):
+    time = pa.array([START], UTC)
+    with pytest.raises(FeatureStoreError, match="ttl of whole seconds"):
+        look_up(tables, ["brief:word"], pa.table({"place": ["EWR"], "time": time}))
+    with pytest.raises(FeatureStoreError, match="several join keys, and one of them has the type double"):
+        look_up(tables, ["twofold:size"], pa.table({"place": ["EWR"], "number": [1.0], "time": time}))
+
+
+def test_the_driver_is_required(tables, monkeypatch):
+    monkeypatch.setitem(sys.modules, "adbc_driver_postgresql.dbapi", None)
+    with pytest.raises(FeatureStoreError, match=r"airflow-mlops\[adbc\]"):
+        look_up(tables, ["lasting:value"], pa.table({"place": ["EWR"], "time": pa.array([START], UTC)}))

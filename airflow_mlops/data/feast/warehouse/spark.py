@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("airflow_mlops.data")
 
 _SETTINGS = {
-    # Feast compares the times of rows with text in UTC.
+    # Feast identifies events by the text of their time, which is ambiguous where summer time ends, and writes times in UTC.
     "spark.sql.session.timeZone": "UTC",
     # Spark's default is INT96, which Arrow reads as nanoseconds.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",

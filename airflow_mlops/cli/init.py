@@ -8,7 +8,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +17,10 @@ import yaml
 from airflow_mlops import server
 from airflow_mlops.cli.command import command
 from airflow_mlops.core.base import parse
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.errors import EmptyWindowError, SpecError, listed
-from airflow_mlops.scaffold import declared, files, sample, schedules
+from airflow_mlops.scaffold import columns, declared, files, sample, schedules
 from airflow_mlops.scaffold.answers import Given
 from airflow_mlops.scaffold.proposal import Proposal, propose
 from airflow_mlops.scaffold.query import of_table
@@ -166,28 +167,49 @@ def _duration(text: str) -> timedelta:
 
 
 def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, found: sample.Sample) -> None:
-    """Check that the query of a window finds all rows of the sample.
+    """Check that the query of a window finds its rows, for all rows of the sample and for a window in the middle.
 
-    If the time column contains text, the database compares the bounds of the window as text, and can miss rows.
+    If the time column contains text, the database compares the bounds of the window as text. It can then miss rows, or
+    find those of neighbouring windows.
 
-    :raises SpecError: the query finds another number of rows
+    :raises SpecError: the query finds other rows
     """
     if not found.complete:
         return
-    first, end = schedules.bounds(proposal.every, proposal.first, proposal.last)
-    window = f"{first.isoformat()}/{end.isoformat()}"
-    source = {"conn_id": conn_id, "sql": place.query, "window": window, **place.options}
-    spec = parse(IngestSpec, {"name": "rows", **source}, "init")
-    expected = len(found.table) - proposal.columns[proposal.time].nulls
-    try:
-        rows = len(sample.read(spec, server.connection).table)
-    except EmptyWindowError:
-        rows = 0
-    if rows != expected:
-        raise SpecError(
-            f"The database finds {rows:,} of {expected:,} rows when it compares column {proposal.time!r} with the bounds of a "
-            "window, because the column contains text. Create a view in which the column is a time, and name it with --table."
-        )
+    times = proposal.columns[proposal.time].local_times(proposal.timezone)
+    middle = times.sort()[len(times) // 2].as_py().replace(tzinfo=proposal.first.tzinfo)
+    for first, last in ((proposal.first, proposal.last), (middle, middle)):
+        begin, end = schedules.bounds(proposal.every, first, last)
+        source = {
+            "conn_id": conn_id,
+            "sql": place.query,
+            "window": f"{begin.isoformat()}/{end.isoformat()}",
+            **place.options,
+        }
+        spec = parse(IngestSpec, {"name": "rows", **source}, "init")
+        expected = _inside(times, begin, end)
+        try:
+            rows = columns.Column(proposal.time, sample.read(spec, server.connection).table[proposal.time])
+        except EmptyWindowError:
+            rows = None
+        number = 0 if rows is None else len(rows.values)
+        right = 0 if rows is None else _inside(rows.local_times(proposal.timezone), begin, end)
+        if number != expected or right != expected:
+            others = f", and {counted(number - right, 'row')} of other windows," if number > right else ""
+            raise SpecError(
+                f"The database finds {right:,} of {expected:,} rows{others} when it compares column {proposal.time!r} with the bounds "
+                "of a window, because the column contains text or numbers. Create a view in which the column is a time, or text in "
+                "UTC such as 2024-03-05 06:30:00, and name it with --table."
+            )
+
+
+def _inside(times: Any, begin: datetime, end: datetime) -> int:
+    """Return the number of local times in a window."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    bounds = [pa.scalar(one.replace(tzinfo=None), times.type) for one in (begin, end)]
+    return int(pc.sum(pc.and_(pc.greater_equal(times, bounds[0]), pc.less(times, bounds[1]))).as_py() or 0)
 
 
 def _show(proposal: Proposal, found: sample.Sample, folder: Path, written: list[Path]) -> None:

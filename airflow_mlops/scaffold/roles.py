@@ -130,7 +130,7 @@ def _time_remedy(column: Column) -> str:
     if unit := column.epoch_unit:
         return (
             f"If the integers in column {column.name!r} count the time since 1970, pass "
-            f"--types \"{{{column.name!r}: 'timestamp[{unit}, tz=UTC]'}}\"."
+            f"--types \"{{{column.name!r}: 'timestamp[{unit}, tz=UTC]'}}\" for files, or create a view with the times for a table."
         )
     if others := column.not_times:
         return (

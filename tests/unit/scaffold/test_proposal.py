@@ -428,6 +428,21 @@ def test_a_suite_has_no_expectation_that_its_sample_does_not_meet(odd, count, ru
     assert about == both - {rule}
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [2**62, 2**62 + 4, 2**62 + 300],
+        [-(2**62) - 4, -(2**62), -5],
+        [2**63 - 1, 2**63 - 2, 2**63 - 3],
+        [Decimal("12345678901234567890.12"), Decimal("12345678901234567890.14"), Decimal("12345678901234567890.13")],
+    ],
+)
+def test_the_bounds_of_large_numbers_include_the_sample(values):
+    found = suite.propose("orders", proposed(table(amount=pa.array(values * 200)), features=["amount"]), True)
+    (rule,) = (item for item in found["expectations"] if item["type"] == "expect_column_values_to_be_between")
+    assert all(rule["kwargs"]["min_value"] <= value <= rule["kwargs"]["max_value"] for value in values)
+
+
 @pytest.mark.parametrize(("one", "other"), [("yes", "yes "), ("Yes", "yes"), (" no", "NO")])
 def test_texts_that_differ_only_by_blanks_or_case_are_named(one, other):
     texts = pa.array([one, other, "x"] * 200)

@@ -57,7 +57,8 @@ class Gain(Model):
     :param low: lower confidence bound of ``share``
     :param windows: number of windows from which the gain was computed
     :param usual: the gain that the challenger usually has in the first window after a training, as a share of the
-        champion's mean loss. Another training would not remove this part of ``share``
+        champion's mean loss. Another training would not remove this part of ``share``. If the trainings so far have not
+        paid (:class:`PastTrainings`), the usual gain is the largest gain that is not unusual
     """
 
     trainer: OtherTrainer | None = None
@@ -67,6 +68,22 @@ class Gain(Model):
     low: float
     windows: int
     usual: float = 0.0
+
+
+class PastTrainings(Model):
+    """What the trainings so far brought, each in the first compared window after it.
+
+    The gain of a training is the reduction of the mean loss by the new version, as a share of the mean loss of the
+    version that it replaced.
+
+    :param number: number of trainings
+    :param gain: mean of the gains; negative if the replaced versions were better
+    :param paid: whether ``gain`` is at least ``min_gain`` of the policy
+    """
+
+    number: int
+    gain: float
+    paid: bool
 
 
 class Comparison(Model):
@@ -82,6 +99,9 @@ class Comparison(Model):
         reports of old versions
     :param since_training: number of windows since the end of the champion's training data, including the compared
         window, so the first window has the number 1; ``None`` in reports of old versions
+    :param replaced_loss: mean loss of the version that the champion replaced, on the same rows. It is measured in the
+        first window in which the champion is compared, and ``None`` in all other windows
+    :param trainings: what the trainings so far brought; ``None`` if too few were measured
     :param usual: the largest usual gain of a challenger (:attr:`Gain.usual`), as a share of the champion's mean loss
     :param best: the significant gain that exceeds the usual gain of its challenger most, and by at least ``min_gain``
         of the policy; ``None`` if there is no such gain
@@ -95,6 +115,8 @@ class Comparison(Model):
     challengers: list[Challenger] = Field(min_length=1)
     correlations: list[list[float]] | None = None
     since_training: int | None = None
+    replaced_loss: float | None = None
+    trainings: PastTrainings | None = None
     usual: float = 0.0
     best: Gain | None = None
 

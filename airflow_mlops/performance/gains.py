@@ -9,6 +9,11 @@ that it predicts. If the data changes all the time, as the weather does, this di
 window, and another training would not remove this gain. The gain in the first window after a training shows how large
 it is. The median of these first gains over earlier champions is the usual gain (:func:`usual_gain`). Only the gain
 above the usual gain counts.
+
+If the relation between features and label is new in every window, challengers are better in every window as well, and
+no training helps. The difference is visible after the trainings: in the first window after each training, the new
+version and the version that it replaced are compared (:func:`past_trainings`). If the trainings so far have not paid,
+only a gain that is unusually large counts.
 """
 
 from __future__ import annotations
@@ -16,12 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from statistics import NormalDist, median
+from statistics import NormalDist, fmean, median
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.clusters import design, student
-from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer
+from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer, PastTrainings
 from airflow_mlops.performance.joint import joint_quantile
 
 if TYPE_CHECKING:
@@ -30,6 +35,12 @@ if TYPE_CHECKING:
 
 DECAY = 0.6
 """The weight of a window in the pooled gain is ``DECAY`` to the power of the number of later windows."""
+MIN_TRAININGS = 6
+"""The smallest number of trainings from which the policy judges whether trainings pay."""
+UNUSUAL = 2.0
+"""If trainings do not pay, a gain is unusual from this number of standard deviations above the median of first gains."""
+# The median absolute deviation of a normal distribution, in standard deviations.
+_DEVIATIONS = NormalDist().inv_cdf(0.75)
 
 
 def compare(
@@ -111,21 +122,29 @@ def best_gain(
     gains = [
         gain
         for challenger in current.challengers
-        for gain in _gains(challenger, current, earlier, z, selection)
+        for gain in _gains(challenger, current, earlier, z, selection, min_gain)
         if gain.low > 0 and gain.share - gain.usual >= min_gain
     ]
     return max(gains, key=lambda gain: gain.share - gain.usual, default=None)
 
 
-def usual_gain(challenger: Challenger, current: Comparison, earlier: Sequence[tuple[int, Comparison]]) -> float:
+def usual_gain(
+    challenger: Challenger, current: Comparison, earlier: Sequence[tuple[int, Comparison]], min_gain: float
+) -> float:
     """Return the gain that a challenger usually has in the first window after a training.
 
     This is the median of the gains over earlier champions in the first window after their training. With fewer than two
     such windows, it is 0, because the data may really have changed in a single window. The first window of the current
     champion is left out, because a change in this window must not hide the gain in later windows.
 
+    If the trainings so far have not paid (:func:`past_trainings`), the usual gain is the limit of Hampel's identifier of
+    outliers: the median plus :data:`UNUSUAL` standard deviations, which are estimated by the median absolute deviation
+    (L. Davies and U. Gather, "The Identification of Multiple Outliers", Journal of the American Statistical Association
+    88, 1993).
+
     :param challenger: a challenger of ``current``
     :param earlier: comparisons on earlier windows
+    :param min_gain: the smallest mean gain of trainings that have paid
     :return: the usual gain, as a share of the champion's loss; at least 0
     """
     first = [
@@ -136,11 +155,41 @@ def usual_gain(challenger: Challenger, current: Comparison, earlier: Sequence[tu
         for known in comparison.challengers
         if (known.trainer, known.past) == (challenger.trainer, challenger.past)
     ]
-    return max(0.0, median(first)) if len(first) >= 2 else 0.0
+    if len(first) < 2:
+        return 0.0
+    usual, trainings = median(first), past_trainings(current, earlier, min_gain)
+    if trainings is not None and not trainings.paid:
+        usual += UNUSUAL * median(abs(gain - usual) for gain in first) / _DEVIATIONS
+    return max(0.0, usual)
+
+
+def past_trainings(
+    current: Comparison, earlier: Sequence[tuple[int, Comparison]], min_gain: float
+) -> PastTrainings | None:
+    """Return what the trainings of all compared champions brought; ``None`` for fewer than :data:`MIN_TRAININGS`.
+
+    Trainings have paid if their mean gain is at least ``min_gain``.
+
+    :param earlier: comparisons on earlier windows. Comparisons by another metric are left out
+    """
+    gains = [
+        1 - comparison.loss / comparison.replaced_loss
+        for comparison in (*(comparison for _, comparison in earlier), current)
+        if comparison.metric == current.metric
+        if comparison.replaced_loss is not None and comparison.replaced_loss > 0
+    ]
+    if len(gains) < MIN_TRAININGS:
+        return None
+    return PastTrainings(number=len(gains), gain=fmean(gains), paid=fmean(gains) >= min_gain)
 
 
 def _gains(
-    challenger: Challenger, current: Comparison, earlier: Sequence[tuple[int, Comparison]], z: float, selection: float
+    challenger: Challenger,
+    current: Comparison,
+    earlier: Sequence[tuple[int, Comparison]],
+    z: float,
+    selection: float,
+    min_gain: float,
 ) -> list[Gain]:
     """Return the gain in the current window, and the weighted mean of the gains in all windows."""
     points = [(1.0, challenger, current.loss)]
@@ -155,7 +204,7 @@ def _gains(
         )
         if comparison.champion == current.champion and comparison.metric == current.metric and known is not None:
             points.append((DECAY**since, known, comparison.loss))
-    usual = usual_gain(challenger, current, earlier)
+    usual = usual_gain(challenger, current, earlier, min_gain)
     alone = _gain(challenger, points[:1], z, selection, usual)
     return [alone] if len(points) == 1 else [alone, _gain(challenger, points, z, selection, usual)]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.metrics.catalog import find_metric, is_mean_of_rows
-from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer
+from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer, PastTrainings
 from airflow_mlops.policy.details.inputs import broken_inputs
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
@@ -62,7 +62,17 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
             f"The challenger{_named(best.trainer)} trained on {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
         )
+    if comparison.trainings is not None and not comparison.trainings.paid:
+        facts.append(_unpaid(comparison.trainings))
     return [*facts, *(f"{capitalized(other)}." for other in others)]
+
+
+def _unpaid(trainings: PastTrainings) -> str:
+    """Return a sentence about trainings that have not paid."""
+    return (
+        f"Retraining has not paid so far: in the first window after each of the last {trainings.number} trainings, the mean "
+        f"loss changed by {-trainings.gain:+.1%} on average. Only an unusually large gain requests retraining."
+    )
 
 
 def _needed(min_gain: float, usual: float, up_to: bool = False) -> str:

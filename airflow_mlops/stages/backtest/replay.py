@@ -151,6 +151,7 @@ class Replay:
         """Replay a retraining policy: the triggers ``challenger`` and ``age``, persistence, cooldown and budget."""
         steps: list[Step] = []
         champion, version, served = self._start, 1, []
+        replaced: _Model | None = None
         compared: list[tuple[int, Comparison]] = []
         requests: list[Request] = []
         active_before: list[tuple[_Model, Mapping[Trigger, str]]] = []
@@ -167,12 +168,13 @@ class Replay:
             period = self.periods[known]
             due &= period.rows.num_rows >= policy.min_labels and period.coverage >= policy.min_coverage
             if "challenger" in policy.retrain_on and policy.probe is not None and due:
-                comparison = self._compare(champion, version, known)
+                comparison = self._compare(champion, version, known, replaced)
                 earlier = [(windows_between(self._window(at), self._window(known)), item) for at, item in compared]
                 if comparison is not None:
                     if best_gain(comparison, earlier, policy.confidence, policy.min_gain) is not None:
                         active["challenger"] = "a challenger is better"
                     compared.append((known, comparison))
+                    replaced = None
             age = (self._window(number).end - self._window(champion[0]).end) / timedelta(days=1)
             if policy.max_age is not None and age > days(policy.max_age):
                 active["age"] = "the training data are old"
@@ -183,7 +185,7 @@ class Replay:
             active_before.append((scored_by, active))
             if planned.is_requested:
                 requests.append(_request(self._window(number), list(active)))
-                champion, version = (known, self.winner(known)), version + 1
+                champion, version, replaced = (known, self.winner(known)), version + 1, champion
             fields = {
                 **dict(step),
                 "trained": planned.is_requested,
@@ -309,18 +311,30 @@ class Replay:
             self._models[key] = self.fits[trainer](self._rows(number, past, own=True))
         return self._models[key]
 
-    def _compare(self, model: _Model, version: int, number: int) -> Comparison | None:
+    def _compare(self, model: _Model, version: int, number: int, replaced: _Model | None) -> Comparison | None:
+        """Compare a champion with the challengers of a window; ``None`` if no loss is defined.
+
+        :param replaced: the model that the champion replaced, if this is the first comparison of the champion
+        """
         trained = self._challengers(number)
         if trained is None:
             return None
-        ref, key = ModelVersionRef(model=_NAME, version=version, run_id=""), (model, number)
-        if key not in self._compared:
+        ref = ModelVersionRef(model=_NAME, version=version, run_id="")
+        found = compare_all(ref, self._losses(model, number), trained, self.metric, number - model[0])
+        if replaced is None:
+            return found
+        return found.model_copy(update={"replaced_loss": float(self._losses(replaced, number).mean())})
+
+    def _losses(self, model: _Model, number: int) -> NDArray[np.float64]:
+        """Return the losses of a model in a window, in the order of the losses of the challengers."""
+        if (model, number) not in self._compared:
             fitted = self._model(model)
+            ref = ModelVersionRef(model=_NAME, version=1, run_id="")
             champion = Champion(ref, fitted.contract, fitted.predict)
-            self._compared[key] = champion_losses(
+            self._compared[model, number] = champion_losses(
                 champion, self.periods[number].rows, self.metric, self.periods[number].groups
             )
-        return compare_all(ref, self._compared[key], trained, self.metric, number - model[0])
+        return self._compared[model, number]
 
     def _step(self, number: int, model: _Model, trained: bool = False) -> Step:
         key, rows = (model, number), self.periods[number].rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -39,17 +39,16 @@ from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.judged import common_metric_of_rows
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
-from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.refitting import AGE, refit
 from airflow_mlops.models.trainers.spec import AnyTrainer
 from airflow_mlops.performance.challenger import Comparison
-from airflow_mlops.performance.cross_fitting import PASTS, Champion, Fit, cross_fit
-from airflow_mlops.performance.gains import best_gain, usual_gain, windows_after, windows_between
+from airflow_mlops.performance.cross_fitting import PASTS, Fit, champion_losses, cross_fit
+from airflow_mlops.performance.gains import best_gain, past_trainings, usual_gain, windows_after, windows_between
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.registry import integrity
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.stages.monitor import champions
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
 from airflow_mlops.stages.monitor.trainings import Others, Training, other_trainers, training_of
@@ -185,12 +184,13 @@ def probe(
             # the other half.
             fitted = sum(2 * table.num_rows + rows.current.num_rows for table in pasts.values())
             others = other_trainers(present, training.trainer, ledger.known, fitted, client)
+        metric = metric_of(policy, contract)
         comparison = cross_fit(
             {key: _fit(item, contract) for key, item in ((None, training), *others.trainings.items())},
-            _champion(present, contract, ledger, client),
+            champions.predicting(present, contract, ledger, client),
             rows.current,
             pasts,
-            metric_of(check.policy, contract),
+            metric,
             rows.since_training,
             rows.groups,
         )
@@ -207,9 +207,17 @@ def probe(
         for item in compared
         if item.challenger is not None
     ]
-    best = best_gain(comparison, since, policy.confidence, policy.min_gain)
-    usual = max(usual_gain(challenger, comparison, since) for challenger in comparison.challengers)
-    return Probe(comparison.model_copy(update={"best": best, "usual": usual}), others.notes)
+    known = [item for _, item in since]
+    loss, notes = _replaced_loss(present, contract, known, rows, metric, check, ledger, client)
+    comparison = comparison.model_copy(update={"replaced_loss": loss})
+    found = {
+        "trainings": past_trainings(comparison, since, policy.min_gain),
+        "best": best_gain(comparison, since, policy.confidence, policy.min_gain),
+        "usual": max(
+            usual_gain(challenger, comparison, since, policy.min_gain) for challenger in comparison.challengers
+        ),
+    }
+    return Probe(comparison.model_copy(update=found), [*others.notes, *notes])
 
 
 def _fit(training: Training, contract: ModelContract) -> Fit:
@@ -237,16 +245,35 @@ def metric_of(policy: Policy, contract: ModelContract) -> str:
     return common_metric_of_rows([contract]) or REALISED[contract.task][0]
 
 
-def _champion(present: ModelVersionRef, contract: ModelContract, ledger: Ledger, client: MlflowClient) -> Champion:
-    loaded: list[OnnxModel] = []
+def _replaced_loss(
+    present: ModelVersionRef,
+    contract: ModelContract,
+    compared: Sequence[Comparison],
+    rows: Rows,
+    metric: str,
+    check: Check,
+    ledger: Ledger,
+    client: MlflowClient,
+) -> tuple[float | None, list[str]]:
+    """Return the mean loss of the version that the champion replaced, and notes about why it was not measured.
 
-    def predict(rows: pa.Table) -> Any:
-        if not loaded:
-            promotion = ledger.promotion(present.version)
-            loaded.append(OnnxModel.load(integrity.download_unchanged(client, present, promotion)))
-        return loaded[0].predict(rows)
+    The loss is ``None`` without a replaced version (:func:`airflow_mlops.stages.monitor.champions.replaced`).
 
-    return Champion(present, contract, predict)
+    :param compared: the comparisons of earlier windows, ordered by time
+    :param metric: the metric of the comparison
+    :raises MLOpsError: the loss could not be measured, and a retry may help. Other errors become a note
+    """
+    try:
+        replaced = champions.replaced(present, contract, compared, check.store, ledger, client)
+        if replaced is None:
+            return None, []
+        return float(champion_losses(replaced, rows.current, metric, rows.groups).mean()), []
+    except UnmeasurableError as error:
+        return None, [f"It was not measured what the last training brought, because {error}."]
+    except MLOpsError as error:
+        if error.retryable:
+            raise
+        return None, [f"It was not measured what the last training brought. {error}"]
 
 
 def _rows(check: Check, contract: ModelContract) -> Rows:

@@ -212,6 +212,39 @@ def test_a_change_in_the_first_window_after_a_retraining_is_asked_for_at_once(cl
     assert compared.best is not None
 
 
+def test_the_first_comparison_of_a_champion_measures_the_version_that_it_replaced(client, store, check):
+    replaced = trained(client, store, LINEAR)
+    april, may = flights(4, seed=4), flights(5, seed=5)
+    check(replaced, "2013-04", april)
+    check(replaced, "2013-05", may)
+    before = report(store, replaced, "2013-05").challenger
+    assert before.replaced_loss is None
+    champion = trained(client, store, TREE, until=4, model=replaced.model)
+    check(champion, "2013-05", may)
+    first = report(store, champion, "2013-05").challenger
+    assert first.champion == champion
+    assert first.replaced_loss == pytest.approx(before.loss, abs=1e-9)
+    assert first.replaced_loss != pytest.approx(first.loss, abs=1e-4)
+    check(champion, "2013-06", flights(6, seed=6))
+    assert report(store, champion, "2013-06").challenger.replaced_loss is None
+    narrow = trained(client, store, LINEAR, until=4, model=replaced.model, details={"features": ["distance"]})
+    check(narrow, "2013-06", flights(6, seed=6))
+    written = report(store, narrow, "2013-06")
+    assert (written.challenger.champion, written.challenger.replaced_loss) == (narrow, None)
+    assert any("'wind'" in note for note in written.notes)
+    # A rollback is not a training.
+    client.set_registered_model_alias(replaced.model, "champion", str(replaced.version))
+    check(replaced, "2013-07", flights(7, seed=7))
+    assert report(store, replaced, "2013-07").challenger.replaced_loss is None
+    # A replaced version that cannot be read does not stop monitoring.
+    client.set_registered_model_alias(replaced.model, "champion", str(champion.version))
+    client.delete_model_version(replaced.model, str(replaced.version))
+    check(champion, "2013-05", may)
+    written = report(store, champion, "2013-05")
+    assert (written.challenger.champion, written.challenger.replaced_loss) == (champion, None)
+    assert any("last training" in note for note in written.notes)
+
+
 def test_challengers_of_a_champion_with_decaying_weights_have_these_weights(client, store, check):
     until = Window.model_validate("2013-03").end
     weights = {"half_life_seconds": 10 * 86_400, "until": until.isoformat(), "mean": {"train": 0.1, "test": 0.5}}

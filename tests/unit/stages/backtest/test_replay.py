@@ -13,6 +13,7 @@ from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.windows import Window
 from airflow_mlops.models.refitting import Refitted, refit
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from airflow_mlops.performance.gains import MIN_TRAININGS
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.backtest.replay import Period, Replay
 from airflow_mlops.stages.backtest.spec import BacktestSpec
@@ -91,6 +92,13 @@ def test_a_training_helped_if_the_replaced_model_would_have_lost_more():
     # No later window judges the last training.
     assert every.steps[-1].helped is None
     assert every.judged_asks == every.trainings - 1
+
+
+def test_a_relation_that_is_new_in_every_window_stops_requests_because_trainings_do_not_pay():
+    asked = [step.trained for step in replay([*np.random.default_rng(5).normal(size=40)]).policy(Policy()).steps]
+    # The first trainings show that trainings do not pay.
+    assert sum(asked[:12]) >= MIN_TRAININGS
+    assert sum(asked[-20:]) <= 2
 
 
 def test_compared_windows_are_counted():

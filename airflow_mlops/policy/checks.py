@@ -12,7 +12,7 @@ from airflow_mlops.performance.findings import IntervalCoverage, Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.standards import standards
-from airflow_mlops.policy.wording import in_days
+from airflow_mlops.policy.wording import duration_text
 
 IMPACT = 0.05
 """The smallest impact of drift, see :func:`impact`, that can matter."""
@@ -193,8 +193,8 @@ def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str
     grace, since = policy.grace, checked_at - window.end
     if grace is None or since >= grace:
         return None
-    ended = f"ended {in_days(days(since))} ago" if since > timedelta(0) else "has not ended"
-    return f"the window {ended}, and labels may arrive until {in_days(days(grace))} after its end"
+    ended = f"ended {duration_text(days(since))} ago" if since > timedelta(0) else "has not ended"
+    return f"the window {ended}, and labels may arrive until {duration_text(days(grace))} after its end"
 
 
 def outside_estimate(realised: Performance, estimated: Performance) -> bool:

@@ -41,7 +41,7 @@ from airflow_mlops.policy.details.inputs import broken_inputs
 from airflow_mlops.policy.details.performance import change_of
 from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
 from airflow_mlops.policy.spec import Measured, Policy, Trigger
-from airflow_mlops.policy.wording import HEADLINE_LENGTH, in_days, listed, name, share, shorten
+from airflow_mlops.policy.wording import HEADLINE_LENGTH, duration_text, listed, name, share, shorten
 
 MEASURED = get_args(Measured)
 BROKEN_WINDOWS = 3
@@ -213,7 +213,10 @@ def _triggers(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     if not is_replaced(findings):
         yield from _measured(findings)
     if is_too_old(findings):
-        yield "age", f"Training data are {in_days(findings.age_days or 0)} old (limit: {in_days(days(policy.max_age))})"
+        yield (
+            "age",
+            f"Training data are {duration_text(findings.age_days or 0)} old (limit: {duration_text(days(policy.max_age))})",
+        )
     if (arrived := _new_data(findings)) is not None:
         yield "new_data", arrived
     if policy.code is not None and findings.code_version is not None and findings.code_version != policy.code:
@@ -268,10 +271,10 @@ def _cooldown(window: Window, cooldown: timedelta, requests: Sequence[Request]) 
     own = local(window.end, window.zone)
     near = [item.window for item in requests if abs(local(item.window.end, window.zone) - own) < cooldown]
     if not near:
-        return Limit(name="cooldown", says=f"no other request within {_span(cooldown)}", reached=False)
+        return Limit(name="cooldown", says=f"no other request within {duration_text(days(cooldown))}", reached=False)
     last = max(near, key=lambda other: other.end)
     until = _time(instant(local(last.end, window.zone) + cooldown, window.zone))
-    says = f"{last.label} requested retraining, and the cooldown of {_span(cooldown)} lasts until {until}"
+    says = f"{last.label} requested retraining, and the cooldown of {duration_text(days(cooldown))} lasts until {until}"
     return Limit(name="cooldown", says=says, reached=True)
 
 
@@ -288,10 +291,12 @@ def _budget(window: Window, allowed: int, period: timedelta, requests: Sequence[
     ]
     if full:
         until = _time(instant(full[-1] + period, window.zone))
-        says = f"the budget of {allowed} in {_span(period)} is exhausted until {until}"
+        says = f"the budget of {allowed} in {duration_text(days(period))} is exhausted until {until}"
         return Limit(name="budget", says=says, reached=True)
     used = sum(end - period < other <= end for other in ends)
-    return Limit(name="budget", says=f"{used} of {allowed} requests in {_span(period)} are used", reached=False)
+    return Limit(
+        name="budget", says=f"{used} of {allowed} requests in {duration_text(days(period))} are used", reached=False
+    )
 
 
 def _refusals(window: Window, refused: Sequence[Request]) -> list[Limit]:
@@ -309,11 +314,6 @@ def _refusals(window: Window, refused: Sequence[Request]) -> list[Limit]:
     )
     says = f"{refusal}; the next request is possible {counted(wait, 'window')} after {last.label} at the earliest"
     return [Limit(name="refusals", says=says, reached=since < wait)]
-
-
-def _span(duration: timedelta) -> str:
-    hours = duration / timedelta(hours=1)
-    return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
 
 
 def _time(at: datetime) -> str:

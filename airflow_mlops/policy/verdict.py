@@ -45,8 +45,8 @@ from airflow_mlops.policy.wording import (
     DETAIL_LENGTH,
     HEADLINE_LENGTH,
     capitalized,
+    duration_text,
     fitting,
-    in_days,
     listed,
     name,
     share,
@@ -302,8 +302,8 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
         needed = f"{total} together, {share(policy.min_importance, 0)} needed"
         return [f"Permutation importance of the drifted features: {names} ({needed})."]
     if trigger == "age":
-        ended = f"ended {in_days(findings.age_days or 0)} before the end of {findings.window.label}"
-        return [f"The training data of {trained} {ended} (limit: {in_days(days(policy.max_age))})."]
+        ended = f"ended {duration_text(findings.age_days or 0)} before the end of {findings.window.label}"
+        return [f"The training data of {trained} {ended} (limit: {duration_text(days(policy.max_age))})."]
     if trigger == "new_data" and findings.arrivals is not None:
         arrived = findings.arrivals
         amount = f"{counted(arrived.windows, 'window')} with {counted(arrived.rows, 'row')}"

@@ -67,10 +67,18 @@ def share(value: float, decimals: int = 1) -> str:
     return f"{value:.{decimals}%}" if abs(value) < 1_000 else f"{100 * value:.3g}%"
 
 
-def in_days(days: float) -> str:
-    """Format a number of days with its unit, such as ``1 day`` or ``2.5 days``."""
-    text = f"{days:,.0f}" if days >= 100 else f"{days:.3g}"
-    return f"{text} day" if text == "1" else f"{text} days"
+def duration_text(days: float) -> str:
+    """Format a number of days with its unit, such as ``1 day`` or ``2.5 days``.
+
+    Less than a day is written in hours, and less than an hour in minutes.
+    """
+    value, unit = days, "day"
+    for smaller, count in (("hour", 24), ("minute", 60)):
+        if value == 0 or abs(value) >= 1:
+            break
+        value, unit = value * count, smaller
+    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
 
 
 def only(count: int, noun: str) -> str:

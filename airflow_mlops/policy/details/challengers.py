@@ -49,7 +49,9 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     for item in comparison.challengers:
         of_each[item.trainer].append(item)
     champion = f"champion v{comparison.champion.version} {number(comparison.value)}"
-    (first, *others) = [f"challengers{_named(trainer)} trained {_values(items)}" for trainer, items in of_each.items()]
+    (first, *others) = [
+        f"challengers{_named(trainer, len(of_each))} trained {_values(items)}" for trainer, items in of_each.items()
+    ]
     facts = [f"{capitalized(measured)}: {champion}; {first}."]
     if (best := comparison.best) is None:
         needed = _needed(policy.min_gain, comparison.usual, up_to=True)
@@ -59,7 +61,7 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
         over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"
         over += f", corrected for {len(of_each)} compared trainers" if len(of_each) > 1 else ""
         facts.append(
-            f"The challenger{_named(best.trainer)} trained on {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
+            f"The challenger{_named(best.trainer, len(of_each))} trained on {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
         )
     if comparison.trainings is not None and not comparison.trainings.paid:
@@ -83,8 +85,11 @@ def _needed(min_gain: float, usual: float, up_to: bool = False) -> str:
     return f"{needed} on top of {'up to ' if up_to else ''}{share(usual)}, the usual gain just after a training"
 
 
-def _named(trainer: OtherTrainer | None) -> str:
-    return f" ({trainer.name})" if trainer is not None else ""
+def _named(trainer: OtherTrainer | None, compared: int) -> str:
+    """Return the name of a trainer in parentheses. The champion's trainer is named only if others are compared with it."""
+    if trainer is not None:
+        return f" ({trainer.name})"
+    return " (the champion's trainer)" if compared > 1 else ""
 
 
 def _values(challengers: Sequence[Challenger]) -> str:

@@ -7,7 +7,7 @@ from airflow_mlops.drift.findings import SchemaChange
 from airflow_mlops.policy.checks import days
 from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.findings import Findings
-from airflow_mlops.policy.wording import fitting, in_days, listed, name, share
+from airflow_mlops.policy.wording import duration_text, fitting, listed, name, share
 
 _MAX_LISTED = 10
 # If validation has quarantined at least this share of the rows of a window, a person should look at it.
@@ -95,8 +95,8 @@ def staleness(findings: Findings) -> list[Observation]:
     if allowed is None or freshness is None or freshness.behind_days is None or freshness.behind_days <= days(allowed):
         return []
     window = name(findings.window.label)
-    age = f"{in_days(freshness.behind_days)} older than the end of {window}"
-    return [stated(f"The newest prediction is {age} (limit: {in_days(days(allowed))})")]
+    age = f"{duration_text(freshness.behind_days)} older than the end of {window}"
+    return [stated(f"The newest prediction is {age} (limit: {duration_text(days(allowed))})")]
 
 
 def _incompatible(findings: Findings) -> list[SchemaChange]:

@@ -21,7 +21,7 @@ from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.standards import Standard, standards, tolerance
-from airflow_mlops.policy.wording import capitalized, in_days, listed, metric_name, number, share
+from airflow_mlops.policy.wording import capitalized, duration_text, listed, metric_name, number, share
 
 _MAX_LISTED = 10
 # The factor is large because errors with heavy tails double by chance, and rare positives double a log loss.
@@ -56,7 +56,7 @@ def levels_of(performance: Performance, policy: Policy, kind: str = "Realised") 
         many = f", corrected for {counted(recent.compared, 'version')}" if recent.compared > 1 else ""
         sentences.append(
             f"v{recent.version} reached a mean {metric_name(performance.metric)} of {number(recent.value)} in {recent.windows} windows, "
-            f"the best level in {in_days(policy.best_recent.total_seconds() / 86_400)}: difference "
+            f"the best level in {duration_text(policy.best_recent.total_seconds() / 86_400)}: difference "
             f"{number(recent.low)} to {number(recent.high)} ({share(policy.confidence, 0)} interval{many}; "
             f"{number(allowed)} is tolerated)."
         )

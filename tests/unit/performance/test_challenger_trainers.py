@@ -114,11 +114,11 @@ def test_reports_of_old_versions_have_challengers_of_the_champions_trainer():
     assert best_gain(comparison(challenger(None, 0.05, 0.03)), [(1, read)], 0.95, 0.02) is None
 
 
-def test_the_details_name_the_other_trainers():
+def test_the_details_name_all_trainers_if_there_are_several():
     found = comparison(challenger(None, 0.0, 0.001), challenger(TREES, 0.1, 0.001))
     best = best_gain(found, [], 0.95, 0.02)
     values, reduction, others = challengers_of(found.model_copy(update={"best": best}), Policy())
-    assert "(" not in values
+    assert "challengers (the champion's trainer) trained on " in values
     assert "(trees)" in reduction
     assert others.startswith("Challengers (trees) trained on ")
     alone = comparison(challenger(None, 0.1, 0.001))

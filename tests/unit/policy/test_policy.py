@@ -549,7 +549,7 @@ def test_the_estimate_is_missed_if_the_realised_value_lies_outside_its_interval(
         ("7D", -1, ("has not ended", "7 days after its end")),
         ("7D", 7, None),
         ("7D", 100, None),
-        ("12h", 0.4, ("ended 0.4 days ago", "0.5 days after its end")),
+        ("12h", 0.4, ("ended 9.6 hours ago", "12 hours after its end")),
         (None, -1, None),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_mlops.policy.wording import number
+from airflow_mlops.policy.wording import duration_text, number
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,14 @@ from airflow_mlops.policy.wording import number
 )  # fmt: skip
 def test_a_metric_has_the_digits_that_its_size_needs(value, shown):
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("days", "shown"),
+    [
+        (0, "0 days"), (1, "1 day"), (2.5, "2.5 days"), (400.2, "400 days"), (0.5, "12 hours"), (1 / 24, "1 hour"),
+        (1 / 48, "30 minutes"), (-0.25, "-6 hours"),
+    ],
+)  # fmt: skip
+def test_a_duration_below_a_day_is_in_hours_or_minutes(days, shown):
+    assert duration_text(days) == shown

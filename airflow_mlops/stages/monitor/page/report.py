@@ -19,7 +19,7 @@ from airflow_mlops.performance.findings import Bias, FairnessDifference, Interva
 from airflow_mlops.policy.checks import is_worse, missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.standards import standards
-from airflow_mlops.policy.wording import capitalized, in_days, metric_name, number
+from airflow_mlops.policy.wording import capitalized, duration_text, metric_name, number
 from airflow_mlops.stages.monitor.page.drawing import BADGES, BLUE, ORANGE, p_value
 from airflow_mlops.stages.monitor.page.drift_table import feature_section, score_sections
 from airflow_mlops.stages.monitor.page.reasons import change_section, segment_section
@@ -216,8 +216,8 @@ def _freshness(report: Report) -> list[tuple[str, str]]:
         return []
     age, behind_days = fresh.age(report.created), fresh.behind_days
     if fresh.newest_event is not None and age is not None and behind_days is not None:
-        days = f"{in_days(age / timedelta(days=1))} old when checked"
-        behind = f"{in_days(behind_days)} before the end of the window"
+        days = f"{duration_text(age / timedelta(days=1))} old when checked"
+        behind = f"{duration_text(behind_days)} before the end of the window"
         facts.append(("Newest row", f"{fresh.newest_event:%Y-%m-%d %H:%M:%S} UTC, {days}, {behind}"))
     if fresh.newest_score is not None:
         facts.append(("Last scored", f"{fresh.newest_score:%Y-%m-%d %H:%M:%S} UTC"))

@@ -147,7 +147,7 @@ def running(
         process = psutil.Process(server.pid)
         yield found, process
         others = process.children(recursive=True)
-        following = [each for each in others if "airflow_mlops.serving.follow" in each.cmdline()]
+        following = [each for each in others if "airflow_mlops.serving.processes.follow" in each.cmdline()]
         found["process_mb"] = memory_mb([process])
         found["server_mb"] = memory_mb([each for each in (process, *others) if each not in following])
         found["all_mb"] = memory_mb([process, *others])

@@ -100,8 +100,8 @@ def serve(spec: ServeSpec) -> None:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     import uvicorn
 
-    from airflow_mlops.serving.app import create_app
-    from airflow_mlops.serving.connections import TimedProtocol, allow_connections
+    from airflow_mlops.serving.http.app import create_app
+    from airflow_mlops.serving.http.connections import TimedProtocol, allow_connections
     from airflow_mlops.serving.light import without_pandas
 
     if spec.feast_repo is None:

@@ -1,4 +1,4 @@
-"""Send rows to the process that computes attributions (:mod:`airflow_mlops.serving.explain`).
+"""Send rows to the process that computes attributions (:mod:`airflow_mlops.serving.processes.explain`).
 
 The first request for attributions starts the process.
 """
@@ -19,8 +19,8 @@ import pyarrow as pa
 from airflow_mlops.core.contract import FeatureColumn
 from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving.frames import packed, unpacked
-from airflow_mlops.serving.messages import RefusedError
+from airflow_mlops.serving.processes.frames import packed, unpacked
+from airflow_mlops.serving.refusals import RefusedError
 from airflow_mlops.serving.rows import Rows, as_list
 from airflow_mlops.serving.versions import Served
 
@@ -112,7 +112,9 @@ class Explaining:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "airflow_mlops.serving.explain"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-m", "airflow_mlops.serving.processes.explain"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             )
         return self._process
 

@@ -1,6 +1,6 @@
 """Start the process that follows the champion or another alias, and switch to each reported version.
 
-The process (:mod:`airflow_mlops.serving.follow`) ends when no version has changed for some seconds. A thread of the
+The process (:mod:`airflow_mlops.serving.processes.follow`) ends when no version has changed for some seconds. A thread of the
 server then looks up the version by plain HTTP, and starts the process again when there is a version to load.
 """
 
@@ -150,7 +150,7 @@ class Following:
         with self._telling:
             # The settings are the first line.
             process = self._process = subprocess.Popen(  # noqa: S603 - the arguments are a list
-                [sys.executable, "-m", "airflow_mlops.serving.follow", *([self._target] if self._target else [])],
+                [sys.executable, "-m", "airflow_mlops.serving.processes.follow", *([self._target] if self._target else [])],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             assert process.stdin is not None

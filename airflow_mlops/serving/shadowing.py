@@ -1,6 +1,6 @@
 """Send the rows of answered requests to the process that scores them with another version.
 
-The process (:mod:`airflow_mlops.serving.shadow`) gets rows after the answer, from a queue of limited length. If the
+The process (:mod:`airflow_mlops.serving.processes.shadow`) gets rows after the answer, from a queue of limited length. If the
 queue is full or the process does not run, rows are dropped and counted, so a slow or crashed shadow cannot delay an
 answer.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from airflow_mlops.serving.log import Answer
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.shadow import packed
+from airflow_mlops.serving.processes.shadow import packed
 from airflow_mlops.serving.spec import ServeSpec
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,9 @@ class Shadowing:
         settings = json.dumps(self._spec.for_processes()).encode() + b"\n"
         while not self._stopped.is_set():
             process = subprocess.Popen(
-                [sys.executable, "-m", "airflow_mlops.serving.shadow"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-m", "airflow_mlops.serving.processes.shadow"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             )
             assert process.stdin is not None
             assert process.stdout is not None

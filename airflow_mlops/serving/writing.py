@@ -1,6 +1,6 @@
 """Send the answers to the process that writes the log of predictions.
 
-The collected answers are sent to the process (:mod:`airflow_mlops.serving.write`) every 0.1 seconds. Answers wait in a
+The collected answers are sent to the process (:mod:`airflow_mlops.serving.processes.write`) every 0.1 seconds. Answers wait in a
 buffer of limited size until the process takes them. If the buffer is full, further answers are counted as not logged.
 
 All of this happens in the event loop. A thread would delay responses, because only one thread at a time runs Python
@@ -24,9 +24,9 @@ from airflow_mlops.data.columns import Apart
 from airflow_mlops.serving.log import Answer, prepare
 from airflow_mlops.serving.log_options import in_sample
 from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.processes.write import Packed, message, packed
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
-from airflow_mlops.serving.write import Packed, message, packed
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ class Writing:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "airflow_mlops.serving.write",
+                "airflow_mlops.serving.processes.write",
                 stdin=read_end,
                 stdout=PIPE,
                 env={**_MALLOC, **os.environ},

@@ -17,7 +17,7 @@ from airflow_mlops.registry.aliases import verify
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.entry import Decision
 from airflow_mlops.registry.signatures import SIGNING_VARIABLE, VERIFYING_VARIABLE
-from airflow_mlops.serving import follow
+from airflow_mlops.serving.processes import follow
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.stages.canary import step as canary
 from airflow_mlops.stages.canary.spec import CanarySpec

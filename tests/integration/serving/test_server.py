@@ -389,7 +389,7 @@ def test_a_deployment_is_verified_by_version_and_scores(champion, tmp_path, monk
 
 
 def test_bytes_are_texts_with_their_lengths():
-    from airflow_mlops.serving.protocol import _decoded
+    from airflow_mlops.serving.http.protocol import _decoded
 
     data = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in ("UA", "", "ä"))
     assert _decoded(data, "BYTES", "carrier") == ["UA", "", "ä"]

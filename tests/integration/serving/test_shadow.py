@@ -104,7 +104,7 @@ def test_a_crashed_shadow_costs_no_answer_and_starts_again(client, model, tmp_pa
         (shadow,) = [
             item
             for item in psutil.Process(server.process.pid).children()
-            if "airflow_mlops.serving.shadow" in item.cmdline()
+            if "airflow_mlops.serving.processes.shadow" in item.cmdline()
         ]
         statuses = []
         for number in range(100):

@@ -17,8 +17,8 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.failures import Requests, excessive
 from airflow_mlops.serving import failure_counts
 from airflow_mlops.serving.canary import Canary, place
-from airflow_mlops.serving.endpoint import Endpoint
-from airflow_mlops.serving.messages import VERSION
+from airflow_mlops.serving.http.endpoint import Endpoint
+from airflow_mlops.serving.http.messages import VERSION
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.other_columns import converted
 from airflow_mlops.serving.rows import MANY_ROWS, InputColumns

@@ -27,8 +27,8 @@ from airflow_mlops.models.conformal import margin
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.refitting import refit
 from airflow_mlops.operators import EvaluateOperator, TrainOperator
-from airflow_mlops.serving import protocol
-from airflow_mlops.serving.endpoint import _predictions
+from airflow_mlops.serving.http import protocol
+from airflow_mlops.serving.http.endpoint import _predictions
 from airflow_mlops.serving.log import Answer, _logged
 from airflow_mlops.serving.rows import InputColumns
 from airflow_mlops.serving.versions import Served

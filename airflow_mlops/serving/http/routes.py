@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 
 from airflow_mlops.core.errors import FeatureStoreError, MLOpsError, SchemaError
-from airflow_mlops.serving.access import AccessLog
-from airflow_mlops.serving.messages import RefusedError, json_answer
+from airflow_mlops.serving.http.access import AccessLog
+from airflow_mlops.serving.http.messages import json_answer
 from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.refusals import RefusedError
 
 if TYPE_CHECKING:
     from starlette.responses import Response

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from pydantic_core import to_json
 
-from airflow_mlops.serving.messages import ID, VERSION
+from airflow_mlops.serving.http.messages import ID, VERSION
 from airflow_mlops.serving.metrics import Metrics
 
 if TYPE_CHECKING:

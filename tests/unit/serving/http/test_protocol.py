@@ -11,10 +11,10 @@ import pytest
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.serving import protocol
-from airflow_mlops.serving.access import AccessLog
+from airflow_mlops.serving.http import protocol
+from airflow_mlops.serving.http.access import AccessLog
+from airflow_mlops.serving.http.routes import Answered
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.routes import Answered
 from airflow_mlops.serving.rows import InputColumns
 from airflow_mlops.serving.versions import Served
 

@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 from starlette.responses import Response
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.serving.refusals import RefusedError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -28,18 +29,6 @@ _JSON = "application/json"
 _ID_LENGTH = 200
 # A field with a space between its quote and its colon. Common clients do not send it.
 _SPACED = re.compile(rb'"[ \t\r\n]+:')
-
-
-class RefusedError(Exception):
-    """A request that is answered with an error.
-
-    :param status: HTTP status of the response
-    :param message: error message in the response
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def header(request: Request, name: bytes) -> str | None:

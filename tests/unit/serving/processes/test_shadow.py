@@ -27,8 +27,8 @@ from airflow_mlops.serving.log import Answer, PredictionSpool
 from airflow_mlops.serving.merge import merge
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.other_columns import converted, difference
+from airflow_mlops.serving.processes.shadow import Shadow, packed, unpacked
 from airflow_mlops.serving.rows import InputColumns
-from airflow_mlops.serving.shadow import Shadow, packed, unpacked
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 

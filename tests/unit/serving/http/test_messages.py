@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.serving import messages
-from airflow_mlops.serving.messages import COMPLETE, RefusedError, json_answer, json_object, read_body, request_id_of
+from airflow_mlops.serving.http import messages
+from airflow_mlops.serving.http.messages import (
+    COMPLETE,
+    json_answer,
+    json_object,
+    read_body,
+    request_id_of,
+)
+from airflow_mlops.serving.refusals import RefusedError
 
 VALUES = st.recursive(
     st.none()

@@ -1,4 +1,4 @@
-"""Compute the attributions of rows in a separate process: ``python -m airflow_mlops.serving.explain``.
+"""Compute the attributions of rows in a separate process: ``python -m airflow_mlops.serving.processes.explain``.
 
 The process reads messages from standard input (:mod:`airflow_mlops.serving.explaining`) and writes one message to
 standard output for each. It ends when standard input is closed. The libraries of boosted trees take time and memory to
@@ -23,7 +23,7 @@ from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.attributions import Explainer, load, sorted_lists
 from airflow_mlops.models.contract_file import read_contract
-from airflow_mlops.serving.frames import packed, unpacked
+from airflow_mlops.serving.processes.frames import packed, unpacked
 
 # Number of versions that stay loaded: the champion, the version before it, and the canary.
 _KEPT = 3

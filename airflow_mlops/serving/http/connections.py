@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from airflow_mlops.serving.messages import COMPLETE
-from airflow_mlops.serving.upgrades import PlainParser, without_upgrade
+from airflow_mlops.serving.http.messages import COMPLETE
+from airflow_mlops.serving.http.upgrades import PlainParser, without_upgrade
 
 if TYPE_CHECKING:
     from httptools import HttpRequestParser

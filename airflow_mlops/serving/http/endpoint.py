@@ -18,13 +18,11 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.columns import INTERVAL_COLUMNS
 from airflow_mlops.metrics.interval_ends import ends
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving import protocol
 from airflow_mlops.serving.canary import Canary
 from airflow_mlops.serving.explaining import Explained, Explaining
-from airflow_mlops.serving.log import Answer
-from airflow_mlops.serving.messages import (
+from airflow_mlops.serving.http import protocol
+from airflow_mlops.serving.http.messages import (
     VERSION,
-    RefusedError,
     header,
     in_thread_if,
     json_answer,
@@ -32,8 +30,10 @@ from airflow_mlops.serving.messages import (
     read_body,
     request_id_of,
 )
+from airflow_mlops.serving.log import Answer
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.other_columns import converted
+from airflow_mlops.serving.refusals import RefusedError
 from airflow_mlops.serving.rows import Rows
 from airflow_mlops.serving.shadowing import Shadowing
 from airflow_mlops.serving.spec import ServeSpec

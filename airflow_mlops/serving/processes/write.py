@@ -1,4 +1,4 @@
-"""Write the log of predictions, in a separate process: ``python -m airflow_mlops.serving.write``.
+"""Write the log of predictions, in a separate process: ``python -m airflow_mlops.serving.processes.write``.
 
 In the process of the server, writing the log would delay responses. This process reads the settings as JSON from the
 first line of standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). Every second, it reports the

@@ -1,4 +1,4 @@
-"""Follow the champion, or load one version, in a separate process: ``python -m airflow_mlops.serving.follow``.
+"""Follow the champion, or load one version, in a separate process: ``python -m airflow_mlops.serving.processes.follow``.
 
 If the argument is a version number or an alias, the process follows that version instead. It also follows the share of
 the requests that the version answers as a canary.

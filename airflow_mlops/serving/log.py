@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -131,6 +132,8 @@ class PredictionSpool:
         self.settled = 0
         self._changed = threading.Condition()
         self._segments: dict[tuple[int, Window], _Segment] = {}
+        # Time of the first prediction in each file of the spool that this process has written, in seconds since 1970.
+        self._first: dict[Path, float] = {}
         self._stopped, self._written, self._closed = threading.Event(), threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=target, name=f"mlops-log-{name}", daemon=True)
@@ -213,7 +216,7 @@ class PredictionSpool:
                 log.error("The spool %s is full. %d predictions were not logged.", self._folder, rows)
                 continue
             try:
-                self._append(key, _logged(group, self._privacy, self._sample, self._apart))
+                self._append(key, _logged(group, self._privacy, self._sample, self._apart), group[0].at)
             except Exception as error:
                 self._metrics.dropped.inc(rows)
                 log.error(
@@ -225,10 +228,11 @@ class PredictionSpool:
                     torn.file.close()
         self.settled += sum(answer.rows.count for answer in answers)
 
-    def _append(self, key: tuple[int, Window], batch: pa.RecordBatch) -> None:
+    def _append(self, key: tuple[int, Window], batch: pa.RecordBatch, began: float) -> None:
         segment = self._segments.get(key)
         if segment is None:
             segment = self._segments[key] = self._open(key, batch.schema)
+            self._first[segment.path] = began
         segment.writer.write_batch(batch)
         segment.file.flush()
         os.fsync(segment.file.fileno())
@@ -281,12 +285,14 @@ class PredictionSpool:
             # These two metrics describe the champion's log only.
             return
         self._metrics.spooled.set(self._spooled())
-        ages = []
+        present: dict[Path, float] = {}
         for path in self._folder.glob("*.arrows"):
             # The other thread deletes a file once its rows are in the log.
             with suppress(FileNotFoundError):
-                ages.append(time.time() - path.stat().st_ctime)
-        self._metrics.lag.set(max(ages, default=0.0))
+                # The file of a killed server was last written at most _UPLOAD_SECONDS after its first prediction.
+                present[path] = self._first.get(path) or path.stat().st_mtime
+        self._first = {path: first for path, first in self._first.items() if path in present}
+        self._metrics.lag.set(max(0.0, time.time() - min(present.values(), default=math.inf)))
 
 
 def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: Apart | None = None) -> PredictionSpool:

@@ -93,6 +93,28 @@ def test_a_store_that_is_away_loses_and_doubles_nothing(store, tmp_path):
     assert logged(store) == [("id-1", 0), ("id-1", 1), ("id-2", 0), ("id-2", 1)]
 
 
+def test_the_lag_is_the_age_of_the_oldest_prediction_that_the_store_lacks(store, tmp_path):
+    metrics = Metrics()
+    found = log.PredictionSpool(store, "m", tmp_path / "spool", "hour", metrics)
+
+    def lag() -> float:
+        return metrics.registry.get_sample_value("mlops_serve_log_lag_seconds")
+
+    now = time.time()
+    # The file of these predictions is open, and was last written just now.
+    for age in (30, 2):
+        found.add(answer(age, now - age))
+        found._flush()
+    found._measure()
+    assert lag() == pytest.approx(30, abs=5)
+    found._close(0)
+    found._measure()
+    assert lag() == pytest.approx(30, abs=5)
+    found._upload()
+    found._measure()
+    assert lag() == 0
+
+
 def test_a_slow_store_does_not_keep_predictions_in_memory(store, tmp_path, monkeypatch):
     monkeypatch.setattr(log, "_UPLOAD_SECONDS", 0.0)
     monkeypatch.setattr(log, "_FLUSH_SECONDS", 0.01)

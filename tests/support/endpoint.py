@@ -70,7 +70,7 @@ def children(server: SimpleNamespace, name: str) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(server.process.pid).children():
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if f"airflow_mlops.serving.{name}" in child.cmdline():
+            if f"airflow_mlops.serving.processes.{name}" in child.cmdline():
                 found.append(child)
     return found
 

@@ -217,7 +217,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_request_is_no_error(server):
 
 
 def test_idle_connections_do_not_keep_others_from_being_answered(server):
-    idle = 1_500
+    idle = 10_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < idle + 500:
         pytest.skip(f"This process may open {hard} files only.")
@@ -234,7 +234,7 @@ def test_idle_connections_do_not_keep_others_from_being_answered(server):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_twenty_champions_in_a_row_fail_no_request(server, champions):
+def test_fifty_changes_of_the_champion_fail_no_request(server, champions):
     deadline = time.monotonic() + 60
     # The server itself notices the first change. The process that follows the champion notices the later changes.
     while children(server, "follow"):
@@ -252,7 +252,7 @@ def test_twenty_champions_in_a_row_fail_no_request(server, champions):
     for thread in threads:
         thread.start()
     try:
-        for _ in range(10):
+        for _ in range(25):
             until(server, champions.add())
             # The champion changes back to a version that is no longer loaded.
             until(server, champions.move(1))

@@ -136,6 +136,20 @@ def test_the_model_describes_itself(champion, server):
     assert b"mlops_serve_version 1.0" in requests.get(f"{server.url}/metrics").content
 
 
+def test_latency_and_rows_of_requests_are_measured(server):
+    def measured() -> dict[str, float]:
+        lines = requests.get(f"{server.url}/metrics").text.splitlines()
+        values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        names = ("seconds_count", "seconds_sum", "rows_count", "rows_sum")
+        return {name: float(values[f"mlops_serve_{name}"]) for name in names}
+
+    before = measured()
+    assert requests.post(server.predict, json={"rows": [ROW] * 7}).ok
+    grown = {name: value - before[name] for name, value in measured().items()}
+    assert (grown["seconds_count"], grown["rows_count"], grown["rows_sum"]) == (1, 1, 7)
+    assert 0 < grown["seconds_sum"] < 20
+
+
 @pytest.mark.parametrize(
     ("rows", "status", "named"),
     [
@@ -321,7 +335,8 @@ def test_the_processes_of_a_server_are_small(champion, tmp_path):
             assert requests.post(server.predict, json={"rows": [ROW] * 100}).ok
         processes = [psutil.Process(server.process.pid), *children(server, "follow"), *children(server, "write")]
         assert len(processes) == 3
-        assert not any("/pandas/" in mapped.path for process in processes for mapped in process.memory_maps())
+        loaded = [mapped.path for process in processes for mapped in process.memory_maps()]
+        assert not any(f"/{library}/" in path for path in loaded for library in ("pandas", "sklearn", "sqlalchemy"))
         assert memory_mb(processes) < 300
         end = time.monotonic() + 60
         while children(server, "follow"):

@@ -217,9 +217,9 @@ def test_a_client_that_leaves_in_the_middle_of_a_request_is_no_error(server):
 
 
 def test_idle_connections_do_not_keep_others_from_being_answered(server):
-    idle = 10_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < idle + 500:
+    idle = 10_000 if hard == resource.RLIM_INFINITY else min(10_000, hard - 500)
+    if idle < 1_000:
         pytest.skip(f"This process may open {hard} files only.")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, idle + 500), hard))
     with ExitStack() as stack:

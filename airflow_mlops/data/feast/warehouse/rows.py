@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,9 +96,9 @@ def _first_of_each(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch]).filter(pa.array(new))
 
 
-def _verify(found: pa.ChunkedArray, times: pa.ChunkedArray, view: object) -> None:
+def _verify(found: pa.ChunkedArray, times: pa.ChunkedArray, view: Any) -> None:
     age = pc.subtract(times, found.cast(pa.int64()))
-    name, ttl = view.name, view.ttl  # type: ignore[attr-defined]
+    name, ttl = view.name, view.ttl
     if newer := pc.sum(pc.less(age, 0)).as_py():
         raise LeakageError(
             f"Feast's offline store returned wrong rows: {newer:,} values of feature view {name!r} are newer than their "

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# Imported early: when skops is imported, it searches all modules for each function of SciPy, in the order of their import. Among
-# the last modules of a test process, that took 2 s of CPU time.
+# Imported early, because skops searches all imported modules for each function of SciPy when it is imported. It
+# searches them in the order of their import. If SciPy came last, the search took 2 s of CPU time.
 import scipy.special  # noqa: F401
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
@@ -35,23 +35,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The tests already run in parallel. Threads of LightGBM that wait for a core made a training 30 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The search for cyclic garbage took an eighth of the CPU time, because the imported libraries create many objects.
+# The imported libraries create many objects, so garbage collection took an eighth of the CPU time.
 gc.set_threshold(10_000, 10, 10)
-# Tests and services write many small files, and make many directories. In memory, that takes a tenth of the CPU time.
+# Tests and services write many small files and create many directories. In memory, this takes a tenth of the CPU time.
 memory.use_for_temporary_files()
 
-# For each request to a service of a test, the library requests reads all environment variables twice, unless one says at once
-# that no proxy is used.
+# The library requests reads all environment variables twice for each request to a test's service, unless NO_PROXY lists
+# the host.
 for _name in ("no_proxy", "NO_PROXY"):
     os.environ[_name] = ",".join(dict.fromkeys(["127.0.0.1", *filter(None, os.environ.get(_name, "").split(","))]))
 
-# Fewer searches for garbage also in the processes that tests start. Python imports sitecustomize.py from this folder when it starts.
+# The processes that tests start also collect garbage less often. Python imports sitecustomize.py from this folder when
+# it starts.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(TESTS / "support" / "startup"), os.environ.get("PYTHONPATH")])
 )
 
-# Examples have no deadline, because a slow run on a loaded machine is not a failure. CI draws the same examples in
-# every run. Elsewhere, each run draws other examples, so more defects are found.
+# Examples have no deadline, because a slow run on a loaded machine is not a failure. CI uses the same examples in every
+# run. Elsewhere, each run uses other examples, to find more defects.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
@@ -92,7 +93,8 @@ class Groups(LoadScopeScheduling):
         if self.numnodes > 2 and node.gateway.id == f"gw{self.numnodes - 1}":
             names.reverse()
         if image_is_being_built():
-            # Groups that do not need the image come first, if there are any. The live Airflow's needs it later.
+            # Groups that do not need the image come first. The group of the live Airflow needs the image only for its
+            # later files.
             names.sort(key=lambda name: name.startswith("kubernetes"))
         self.workqueue.move_to_end(names[0], last=False)
         super()._assign_work_unit(node)
@@ -120,8 +122,8 @@ def image_is_being_built() -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
-    # Neither of xdist's own: `loadfile` would run several files on the cluster at once, and `loadgroup` of xdist 3.8 does
-    # not work with pytest 9.2.
+    # The schedulers of xdist cannot be used: `loadfile` would run several files on the cluster at once, and `loadgroup`
+    # of xdist 3.8 does not work with pytest 9.2.
     config.option.loadscopereorder = False
     return Groups(config, log)
 
@@ -155,7 +157,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
         if "live" in parts:
-            # The cluster takes a fifth of a core, and ends after its last test.
+            # The cluster uses a fifth of a core, so it is stopped after its last test.
             return 2 if parts[0] == "kubernetes" else 1 if parts[-1] in LIVE_FIRST else 3
         if parts[0] == "kubernetes":
             return 0

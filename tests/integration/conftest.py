@@ -48,7 +48,7 @@ os.environ.update(
     DO_NOT_TRACK="true",
     FEAST_USAGE="False",
     GX_ANALYTICS_ENABLED="false",
-    # Threads that wait by spinning keep each other from working where tests share few cores.
+    # Threads that wait in a busy loop slow each other down if tests share few cores.
     OMP_WAIT_POLICY="PASSIVE",
 )
 
@@ -77,7 +77,8 @@ def airflow_db() -> None:
     from airflow.models import import_all_models
     from sqlalchemy.orm import configure_mappers
 
-    # Import them while there is only one thread. In dag.test(), two threads would wait for each other's imports.
+    # Import these modules while there is only one thread. In dag.test(), two threads would wait for each other's
+    # imports.
     import_all_models()
     configure_mappers()
 
@@ -216,8 +217,8 @@ def run_mlflow(folder: Path, host: str, **environment: str) -> Iterator[str]:
 
     :param environment: further environment variables of the server
     """
-    # gunicorn takes two thirds of uvicorn's CPU time. If a request follows the end of an upload at once, gunicorn 26.2 may
-    # read both, and never answer the request. The client repeats it when the connection is closed.
+    # gunicorn needs two thirds of uvicorn's CPU time. If a request directly follows the end of an upload, gunicorn 26.2
+    # may read both and never answer the request. The client repeats the request when the connection is closed.
     options = ("--gunicorn-opts", "--threads 8 --keep-alive 10")
     folder.mkdir(exist_ok=True)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:

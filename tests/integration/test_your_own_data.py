@@ -22,7 +22,7 @@ from tests.support.memory import on_disk
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-# Modules of the steps, and further modules that at least two tasks of the page import.
+# The modules of the steps, and other modules that at least two tasks of the page import.
 PRELOADED = (*STEPS, "great_expectations", "skl2onnx", "sklearn.ensemble")
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 
@@ -97,7 +97,7 @@ def shell(folder: Path) -> Shell:
     install, *_ = commands()
     assert install.startswith("pip install ")
     if (uv := Path(sys.executable).with_name("uv")).exists():
-        # uv brings the dependencies in a tenth of pip's time. pip then finds them there, and builds the package.
+        # uv installs the dependencies in a tenth of pip's time. pip then only builds the package.
         extras = re.search(r"'\.\[(.*)\]'", install).group(1)
         dependencies = "-r pyproject.toml " + " ".join(f"--extra {extra}" for extra in extras.split(","))
         command = re.sub(r"'\.\[.*\]'", dependencies, install)

@@ -144,7 +144,7 @@ class Endpoints:
         }
         names = {kind: [item.metadata.name for item in items] for kind, items in found.items()}
         names["pod_disruption_budget"] = [item["metadata"]["name"] for item in budgets["items"]]
-        # The cluster puts its certificate into each namespace.
+        # Kubernetes itself puts a ConfigMap with its certificate into each namespace.
         return {kind: [name for name in names[kind] if name != "kube-root-ca.crt"] for kind in names}
 
     def wait_until_gone(self) -> None:
@@ -241,7 +241,7 @@ def test_an_endpoint_answers_and_comes_back_after_an_image_that_does_not_start(
     assert endpoints.names() == {kind: [] for kind in KINDS}
     entry = ledger.entries()[-1]
     assert (entry.decision, entry.endpoint.version.version) == ("undeployed", 1)
-    # The rows that were asked are in the artifact store, and those of the verification are not.
+    # The rows of the request are in the artifact store. The rows of the verification are not.
     uploaded = [
         ArtifactStore(cluster.store).url_of(key) for key in ArtifactStore(cluster.store).keys(f"online/{MODEL}")
     ]

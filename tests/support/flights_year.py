@@ -57,7 +57,7 @@ def write(store: ArtifactStore, model: str, run_id: str = "") -> None:
 
     decide = _Decisions(store, model, version, _data(store, model, version))
     decide.judge(1, None, 0.729, "promoted", "It is the first model, and passed every gate.")
-    # As in a replay, each month is checked, and what follows from it is decided, before the next one.
+    # As in a replay, each month is checked and the decisions that follow from it are recorded before the next month.
     for number, month in enumerate(MONTHS):
         report = _report(version(_SCORED_BY[number]), month, number)
         store.write_json(archive.key(store, model, report.window), report.model_dump(mode="json"))

@@ -107,7 +107,7 @@ class LiveAirflow:
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-            # On a busy machine the API server answers late. Without an answer a task fails before it begins.
+            # On a busy machine, the API server answers late. A task that gets no answer fails before it begins.
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
             # Airflow notices the end of a process up to this many seconds late (5 by default). Meanwhile, a trigger may
             # have fired, and the scheduler then marks the deferred task as failed.
@@ -143,7 +143,7 @@ class LiveAirflow:
         if self.python == sys.executable or any(Path(self.python).parents[1].glob(installed)):
             create_database(self.home / "airflow.db")
             return
-        # The other environment has another Airflow.
+        # The other environment has another version of Airflow.
         command = [self.python, "-m", "airflow", "db", "migrate"]
         subprocess.run(command, env=self.env, check=True, capture_output=True, timeout=300)
 
@@ -181,7 +181,8 @@ class LiveAirflow:
         for process in self._processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
-            # Tasks have sessions of their own but end with their supervisor; what is left in this one ends here.
+            # Tasks run in sessions of their own and end with their supervisor. This ends the other processes of the
+            # session.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

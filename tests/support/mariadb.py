@@ -72,7 +72,7 @@ def server() -> Iterator[MariaDB]:
         f"CREATE DATABASE shop;\nCREATE USER ingest@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
         "GRANT ALL ON *.* TO ingest@'127.0.0.1';\n"
     )
-    # The server's user cannot write into the folder of the tests' temporary files.
+    # The server's user cannot write to the folder of the tests' temporary files.
     common = ["--no-defaults", *([f"--user={user}"] if user else []), f"--datadir={root}/data", f"--tmpdir={root}"]
     log = (root / "log").open("wb")
     try:

@@ -121,7 +121,8 @@ def azure(location: Path | None = None) -> Iterator[str]:
 @contextmanager
 def gcs() -> Iterator[str]:
     """Run an emulator of Google Cloud Storage. Yield the URL of a bucket."""
-    # gcsfs would look up the kind of the bucket by gRPC, which the emulator does not have. It reads this once.
+    # gcsfs would ask for the kind of the bucket by gRPC, which the emulator does not support. gcsfs reads this variable
+    # only once, at its import.
     os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
     pytest.importorskip("gcsfs")
     from gcp_storage_emulator.handlers import objects

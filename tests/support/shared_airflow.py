@@ -54,8 +54,8 @@ def _start(folder: Path) -> LiveAirflow:
         "AIRFLOW__OPENLINEAGE__TRANSPORT": (
             f'{{"type": "file", "log_file_path": "{home / "lineage.json"}", "append": true}}'
         ),
-        # A task or a triggerer that gives no sign of life for this long is dead. With 8 s instead of 20 s, a busy machine
-        # killed tasks that were alive.
+        # A task or a triggerer without a heartbeat for this long counts as dead. With 8 s instead of 20 s, a busy
+        # machine killed running tasks.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",

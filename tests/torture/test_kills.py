@@ -54,7 +54,7 @@ def _imported() -> Iterator[None]:
     """Import what the steps import, so that no process has to. A kill hits a write rather than the rendering of a plot."""
     for name in (*(f"airflow_mlops.stages.{step}.step" for step in STEPS), *IMPORTED):
         importlib.import_module(name)
-    # Through scikit-learn, skops imports torch, which no step here needs.
+    # skops imports torch through scikit-learn. No step here needs torch.
     with without("torch"):
         importlib.import_module("skops.io")
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Commit, and the largest size in bytes of the files in each folder; by repository.
+# For each repository: the commit, and the maximum size in bytes of the files taken from each folder.
 SOURCES = {
     "parquet-testing": (
         "1a2a75127be06fc0123f03ebd36c966f7beda27d",

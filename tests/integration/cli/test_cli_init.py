@@ -78,7 +78,7 @@ def test_a_person_is_asked_until_the_answers_fit(init, file, tmp_path, monkeypat
     init("orders", "--files", file)
     assert len(questions) == 4
     assert next(answers, None) is None
-    # The label is known in the month after the next one.
+    # The labels of a month are known two months later.
     timetable = dags(tmp_path / "orders")["orders_monitor"].timetable
     assert (timetable._run_offset if hasattr(timetable, "_run_offset") else timetable.run_offset) == -2
     assert "soon" in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_the_remedy_of_an_error_can_be_passed_on_and_is_in_the_dags(init, tmp_pa
     words = ("orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0")
     with pytest.raises(SystemExit) as failure:
         init(*words)
-    # The error names the argument in a form that a shell can take.
+    # The error gives the argument in a form that can be copied into a shell.
     assert "--csv \"{'sep': ';'}\"" in str(failure.value)
     init(*words, "--csv", "{'sep': ';', 'decimal': ','}", "--types", '{"zip": "string"}')
     ingest = dags(tmp_path / "orders")["orders_ingest"].get_task("ingest")

@@ -87,7 +87,7 @@ def test_the_index_finds_versions_that_were_only_trained(airflow, store, client,
         tags = {"mlops.dag_id": dag_id, "mlops.dataset_name": "rows", "mlops.dataset": trained_on}
         run = client.create_run("0", tags=tags).info
         client.create_model_version(name, f"{run.artifact_uri}/model", run.run_id)
-    # Another team's model, whose run was deleted permanently.
+    # The model of another team. The run of its version was deleted permanently.
     others = f"o'brien_{uuid.uuid4().hex[:8]}"
     client.create_registered_model(others)
     client.create_model_version(others, "s3://b/model", "0" * 32)

@@ -199,7 +199,7 @@ def test_labels_of_a_part_are_not_those_of_the_whole_dataset(store, model):
         join_delays(store, {"name": "delays_predictions", "window": part}, data)
     assert happened() == {early: (3, 3), late: (7, 7)}
     join_delays(store, {"name": "delays_predictions", "window": "2013-04"}, data.slice(1))
-    # If labels are joined again to a part of the dataset, they do not replace the labels of the whole dataset.
+    # Labels joined later to a part of the dataset do not replace the labels of the whole dataset.
     join_delays(store, {"name": "delays_predictions", "window": early}, data)
     assert happened() == {Window.model_validate("2013-04"): (10, 9)}
 

@@ -63,7 +63,7 @@ def train(X, y, *, params, seed):
     numbers = make_column_transformer((SimpleImputer(), list(X.select_dtypes("number").columns)))
     return make_pipeline(numbers, DecisionTreeClassifier(max_depth=params["depth"], random_state=seed)).fit(X, y)
 """
-# Replaces this package in tests that do not need a step.
+# Stands in for this package in tests that do not run a step.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 
@@ -107,7 +107,7 @@ class Cluster:
             "max-worker-port": 0,
         }
         env = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
-        # Ray sets it to the number of CPUs of a task.
+        # Ray sets this variable to the number of CPUs of the task.
         env.pop("OMP_NUM_THREADS", None)
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         arguments = [f"--{name}={value}" for name, value in options.items()]
@@ -219,7 +219,7 @@ def test_the_candidate_is_the_same_as_on_the_worker(cluster, run_dag, client, mo
     assert there["candidate"] == here["candidate"]
     assert there["run_id"] != here["run_id"]
     assert (there["metrics"], there["dataset"]) == (here["metrics"], here["dataset"])
-    # The step had the CPUs and the credentials.
+    # The step got the requested CPUs and the credentials.
     assert "threads 2 ***" in cluster.logs()
     output = "".join(capfd.readouterr()) + cluster.logs()
     assert SECRET not in output
@@ -278,7 +278,7 @@ def test_a_local_ray_ends_with_the_step(run, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingError, match="too few rows"):
         run("fails")
-    # Airflow ends a task by its own handler.
+    # Airflow's own handler of SIGTERM, which ends a task, is in place again.
     assert signal.getsignal(signal.SIGTERM) is before
     assert not ray.is_initialized()
     assert "RAY_AUTH_TOKEN" not in os.environ

@@ -89,7 +89,8 @@ class Cluster:
         settings = {
             "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
             "spark.connect.grpc.binding.port": self.port,
-            # A server of Spark Connect sets this itself. Without it, executors ask for the files of ended sessions.
+            # A server of Spark Connect sets this option itself. Without it, executors ask for the files of ended
+            # sessions.
             "spark.sql.artifact.isolation.enabled": "true",
             "spark.eventLog.enabled": "true",
             "spark.eventLog.compress": "false",
@@ -180,7 +181,7 @@ def part(store, arguments, number):
     found = context.spread("lost_part:part", {"folder": str(tmp_path)}, [0, 1])
     executors.close()
     assert (tmp_path / "1").exists()
-    # The executors run the code of this process, not what is installed there.
+    # The executors run the package version of this process, not the version that is installed on their machine.
     assert all(".zip/airflow_mlops/" in file for file, _ in found)
     assert [secret for _, secret in found] == [SECRET, SECRET]
 
@@ -293,7 +294,7 @@ def test_an_error_of_an_executor_is_the_error_of_the_step(cluster, store, client
     dataset = scoring_set(store, flights(3_000), "2013-04")
     (file,) = open_dataset(store, dataset).manifest.files
     store.local_path(file.path).write_bytes(b"changed")
-    # A driver in this process, which stays open because the process had it before.
+    # The Spark session existed before, so it stays open after the executors are closed.
     connection = ConnectionInfo.of("spark", conn_type="spark", host=MASTER)
     executors = cluster.executors(store, connection)
     context = StepContext(store, "results/d/r/score/1.json", provenance=Provenance(run_id="r"), executors=executors)

@@ -180,7 +180,8 @@ def test_decimals_of_a_table_of_the_user_have_no_inexact_statistics(table):
     assert chosen.replace(rows.schema, {"v": 1}, [rows]) == 1
     found = opened(chosen).to_pyarrow_dataset().to_table(filter=pa.compute.field("big") > pa.scalar(Decimal(2**64 - 2)))
     assert found["big"].to_pylist() == [Decimal(2**64 - 1)]
-    # Other columns of a rewritten file get new statistics, too. Small numbers would be written with an exponent.
+    # The statistics of other columns of a rewritten file are written again, too. Small decimals would be written with
+    # an exponent.
     for kind in (pa.decimal128(30, 2), pa.decimal128(15, 8)):
         other = own(DeltaTable(f"{table.url}_{kind.scale}"), [*fields[:1], ("other", kind)])
         with pytest.raises(TableError, match="'other' .* delta.dataSkippingStatsColumns"):

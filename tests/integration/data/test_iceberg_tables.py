@@ -140,7 +140,7 @@ def test_a_commit_that_is_reported_as_a_conflict_although_it_was_made(table, mon
     def repeated(self, *arguments):
         commit(self, *arguments)
         calls.append(1)
-        # As if the client library had repeated a request whose response was lost.
+        # Simulates a client library that repeated a request because the response was lost.
         raise CommitFailedException("The table has been changed.")
 
     with monkeypatch.context() as patched:

@@ -70,7 +70,7 @@ def test_files_that_no_manifest_lists_are_leftovers(store):
     }
     for key in orphans:
         store.write_bytes(key, b"1234")
-    # A file of a young age may belong to a running task.
+    # A young file may belong to a running task.
     assert found(store, EARLIER) == []
     leftovers = find_leftovers(store, LATER)
     assert {(item.kind, item.key, item.bytes) for item in leftovers.found} == {

@@ -21,7 +21,7 @@ from tests.support.feature_repo import FEATURE_STORE, PLACES
 
 FEATURES = ["first:value"]
 DEFINITIONS = PLACES.replace("places.parquet", "places")
-# Imports Feast's classes of messages without Feast, and then Feast.
+# Imports the protobuf messages of Feast without Feast, and then Feast.
 IN_A_FRESH_PROCESS = """
 import json, sys
 from airflow_mlops.data.feast import remembered

@@ -36,5 +36,5 @@ def test_a_month_takes_few_requests(mlflow_connection, tmp_path, monkeypatch):
         monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counting)
         lifecycle.month(MONTHS[1])
     assert requests.total() <= LIMIT, requests
-    # The counter sees the requests.
+    # The requests were counted.
     assert requests["ingest"] >= 5

@@ -435,7 +435,7 @@ def test_tables_have_the_names_that_the_provider_of_the_database_gives_them(monk
         ("postgres://127.0.0.1:5432", "shop.crm.people"),
     }
     assert SECRET not in repr(found)
-    # A database without a provider, and a connection that is defined only in a pod.
+    # First a database whose provider is not installed, then a connection that is defined only in a pod.
     monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"duck://alice:{SECRET}@db.example:99/shop")
     found = query(spec.conn_id, "SELECT * FROM sales.orders")
     assert [(table.namespace, table.name) for table in found.inputs] == [("duck://db.example:99", "shop.sales.orders")]

@@ -11,7 +11,8 @@ from tests.support.live import LiveAirflow
 
 pytestmark = pytest.mark.slow
 
-# The first try of the task finishes the step and then loses its worker. The second try must not read the numbers again.
+# The first try of the task finishes the step and then its worker is killed. The second try must not read the numbers
+# again.
 NUMBERS = """
 from datetime import timedelta
 from airflow.sdk import DAG, Asset, PartitionedAtRuntime

@@ -72,7 +72,7 @@ def test_the_day_of_a_default_key_is_the_local_day_in_the_next_dag_too(airflow: 
 
 
 def test_a_backfill_writes_the_local_days(airflow: LiveAirflow):
-    # test_live_schedules.py does the same by Airflow's command, a process that imports Airflow.
+    # test_live_schedules.py tests the same with Airflow's command, which takes a process that imports Airflow.
     days = {"from_date": "2024-03-29T00:00:00Z", "to_date": "2024-03-30T00:00:00Z"}
     options = {"run_backwards": False, "dag_run_conf": {}, "reprocess_behavior": "none", "max_active_runs": 2}
     airflow.call("POST", "/api/v2/backfills", {"dag_id": "ingest", **days, **options})

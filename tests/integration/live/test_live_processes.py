@@ -203,7 +203,7 @@ def test_a_cleared_task_computes_anew_although_the_dag_has_more_retries_now(airf
     run_id = airflow.trigger("counted")
     airflow.wait_for_success("counted", run_id)
     assert results(airflow) == 1
-    # Airflow counts with the retries of the DAG's version of the run.
+    # Airflow takes the number of retries from the version of the DAG with which the run was created.
     write_counted(airflow, retries=1)
     airflow.clear("counted", run_id, "ingest")
     airflow.wait_for_success("counted", run_id)

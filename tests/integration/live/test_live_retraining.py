@@ -75,7 +75,7 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
         ("refused", request),
     ]
 
-    # The same window again decides the same, and starts nothing.
+    # A second check of the same window returns the same decision and starts nothing.
     again, checked = check(airflow, "2013-04")
     assert (checked["decision"], checked["request"]) == ("retrain", request)
     assert "No second event is sent" in airflow.logs("monitor", again, "monitor")

@@ -109,7 +109,7 @@ def test_a_data_interval_ends_when_the_run_begins(airflow: LiveAirflow):
 def test_the_last_complete_day_of_a_plain_cron(airflow: LiveAirflow):
     for run in ended(airflow, "orders_daily", 2):
         begins = datetime.fromisoformat(run["logical_date"]).date()
-        # The page says that in Airflow 3, the data interval of a plain cron is empty.
+        # docs/schedules.md says that the data interval of a plain cron is empty in Airflow 3.
         assert run["data_interval_start"] == run["data_interval_end"]
         assert window(airflow, "orders_daily", run) == (day(begins - timedelta(days=1)), 1)
 

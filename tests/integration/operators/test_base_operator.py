@@ -75,7 +75,7 @@ def count_step():
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
 def test_result_is_returned_and_its_summary_logged(place, count_step, run_dag, tmp_path, capfd, caplog, monkeypatch):
     monkeypatch.setenv("AIRFLOW__MLOPS__CACHE_SIZE", "7GB")
-    # If Airflow was imported while tests were collected, it logs to the standard output of that time.
+    # If Airflow was imported while pytest collected the tests, it would log to the standard output of that phase.
     caplog.set_level("INFO", logger="airflow_mlops.stages")
     name = place.split("(")[0].lower()
     run = run_dag(DAG.format(name=name, arguments=f"run_on={place}"), conf={"file": str(tmp_path / "n")})
@@ -192,7 +192,7 @@ def test_connection_that_no_backend_has_is_not_retried(place, run_dag, vault, ca
     assert run.states() == {"read": "failed"}
     logged = capfd.readouterr().out
     assert "ConnectionNotFoundError" in logged
-    # The second try would not find the file.
+    # There was no second try, which would not find the file.
     assert "FileNotFoundError" not in logged
 
 

@@ -146,7 +146,7 @@ def test_a_default_key_that_is_passed_on_is_as_long_as_the_window_that_was_writt
     schedule = PartitionedAssetTimetable(assets=asset)
     context = run(schedule, "2024-03-31T00:00:00", "2024-03-30T23:00:00Z", triggering_asset_events={asset: [event]})
     assert window(context) == "2024-03-31[Europe/Berlin]"
-    # The window of a training set that ends with the partition says nothing about its length.
+    # The window of a training set that ends with the partition does not determine the length of the partition.
     event.extra["window"] = "2023-12-31T23:00:00Z/2024-03-31T22:00:00Z[Europe/Berlin]"
     with pytest.raises(SpecError, match="period="):
         window(context)

@@ -127,7 +127,7 @@ def test_every_templated_parameter_accepts_a_task_output_and_a_parameter_of_the_
     from airflow.sdk import DAG
 
     made = operator(name)
-    # A task output may not be a second source of data, and run_on names a place.
+    # Skip the parameters of a second data source, and run_on, which cannot be a task output.
     second = {"conn_id", "sql"} if name == "ValidateOperator" else {"sql"}
     for parameter in {*made.parameters} - made.untemplated - {"run_on"} - second:
         with DAG("parameters", schedule=None) as dag:

@@ -304,7 +304,7 @@ def test_preload_imports_modules_and_warns_of_failures(caplog, monkeypatch, tmp_
         (["airflow", "scheduler"], True, True),
         (["airflow", "triggerer"], True, False),
         (["airflow", "dag-processor"], True, False),
-        # A task is forked from the scheduler and has the same arguments.
+        # A task process is forked from the scheduler and has the same arguments.
         (["airflow", "scheduler"], False, False),
     ],
 )

@@ -31,7 +31,7 @@ def event(window: str, minutes: float = 60, runs: int = 0) -> Any:
         # Only the last request counts. The plugin sends it twice, and one of the two events starts the run.
         ([{"window": "2024-05"}, {"window": "2024-04", "runs": 1}], "2024-05"),
         ([{"window": "2024-05", "runs": 1}, {"window": "2024-05"}, {"window": "2024-04"}], None),
-        # Events of others have no request.
+        # An event that the package did not create contains no request.
         ([{}, {"window": "2024-04", "runs": 1}], None),
     ],
 )

@@ -183,7 +183,7 @@ def left(monkeypatch, tmp_path):
         "airflow_mlops.stages.runner.run_call",
         lambda call, connections, executors: keep("call", call.model_dump_json()),
     )
-    # No cluster exists in which the task could look up the endpoint.
+    # There is no cluster in which the task could look up the endpoint.
     monkeypatch.setattr("airflow_mlops.compute.kubernetes.serving.removal.find", lambda *args: None)
     started = SimpleNamespace(**{**vars(subprocess), "Popen": lambda command, env, **kwargs: keep("process", command)})
     monkeypatch.setattr("airflow_mlops.compute.process.subprocess", started)

@@ -125,10 +125,10 @@ def test_each_role_sees_and_does_what_it_may(tmp_path: Path) -> None:
     for role in ("User", "Op", "Admin"):
         names, status, *_ = found[role]
         assert names == everything
-        # Nothing listens to a request for retraining, and the rollback names another champion.
+        # 409: no DAG is scheduled on requests for retraining, and the rollback names another champion.
         assert statuses(role) == {("get", 200), ("post", 200), ("post", 409)}, (role, found[role])
         assert status["post /models/{name}/acknowledge"] == 200
-    # Rows are for those who may read assets.
+    # Only roles that may read assets can read rows.
     rows = {role: status.get(samples) for role, (_, status, *_) in found.items()}
     readers = dict.fromkeys(("Viewer", "User", "Op", "Admin"), 200)
     assert rows == {"None": 401, "Public": 403, "Reads train": 403, "Reads other": 403, **readers}

@@ -136,7 +136,7 @@ def test_an_event_that_an_earlier_request_lost_is_created_by_the_next(
     for _ in range(2):
         assert send(model).status_code == 204
     assert [event["version"] for event in events(model)] == [2]
-    # The task of a promotion creates the event of the promotion.
+    # The webhook sends no event for a promotion, because the task of the promotion sends it.
     ref = ModelVersionRef(model=model, version=1, run_id="")
     decision = Decision(decision="promoted", replaced=None, champion=ref, reason="It is better.")
     Ledger(store, model).record("b", lambda _: decision)

@@ -54,7 +54,7 @@ async def _in_thread(module, question, what, environment):
 def quick(monkeypatch):
     monkeypatch.setattr(registry, "_DELIVERY", 0)
     monkeypatch.setattr(aliases, "_REPAIR_SECONDS", 0)
-    # A process of its own imports MLflow, which takes seconds. One test has one.
+    # Run the look-up in a thread. A separate process would import MLflow, which takes seconds. One test uses a process.
     monkeypatch.setattr(registry, "ask", _in_thread)
 
 
@@ -293,7 +293,7 @@ def test_a_promotion_in_progress_is_no_move_from_outside(client, store, promoted
 
         def write(*args, real=real):
             if not looks or looks[-1]:
-                # The observer may write as well, and is not observed.
+                # The observer may write as well. Its own writes are not observed.
                 looks.append(False)
                 assert outside_moves.record(client, Ledger(store, v1.model), uuid.uuid4().hex, "webhook") is None
                 looks[-1] = True
@@ -404,7 +404,7 @@ def test_a_move_to_a_promoted_version_keeps_the_hashes_of_its_promotion(client, 
 def test_a_rollback_after_a_move_by_hand_restores_the_version_before(client, store, promoted):
     v1, v2, v3 = promoted
     ledger = Ledger(store, v1.model)
-    # Nobody has noticed the first of three moves.
+    # The first of three moves was not recorded.
     for number, (after, by_hand) in enumerate(
         ((v3, move(client, v3)), (v3, move(client, v3)), (None, delete(client, v1)))
     ):

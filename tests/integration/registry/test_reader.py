@@ -286,7 +286,8 @@ def test_odd_answers_are_not_read(odd, monkeypatch, tmp_path):
             light._list("folder")
 
 
-# Runs each call of standard input as a task of another run. Prints the run that made the result, and what was imported.
+# Runs each call of standard input as a task of another run. Prints the run that computed each result, and the imported
+# modules.
 AGAIN = """
 import json, sys
 from airflow_mlops.core.calls import StepCall

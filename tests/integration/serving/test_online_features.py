@@ -178,7 +178,7 @@ def served(repo: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFact
     """A server of a model whose training set was built with a feature service, and the rows that were joined."""
     folder = tmp_path_factory.mktemp("served")
     store = ArtifactStore((folder / "store").as_uri())
-    # Each number occurs with one or two places.
+    # Each number occurs with one or two values of `place`.
     asked = entities(200, seed=2).drop_columns(["from", "to"])
     asked = asked.append_column("weight", pa.array(np.random.default_rng(0).normal(size=asked.num_rows)))
     events = asked.append_column("time", pa.array([NOW] * asked.num_rows, pa.timestamp("us", "UTC")))

@@ -343,7 +343,7 @@ def test_the_processes_of_a_server_are_small(champion, tmp_path):
             assert time.monotonic() < end
             time.sleep(0.5)
         assert memory_mb([psutil.Process(server.process.pid), *children(server, "write")]) < 220
-        # The server keeps the files of the version in the cache, which the process had downloaded.
+        # The server keeps the version's files open in the cache, to which the other process had downloaded them.
         opened = [fd.readlink() for fd in Path(f"/proc/{server.process.pid}/fd").iterdir()]
         assert [path.parent.name for path in opened if path.name.startswith(f"{champion.model}-v")] == ["models"]
 
@@ -395,7 +395,7 @@ def test_a_deployment_is_verified_by_version_and_scores(champion, tmp_path, monk
             with pytest.raises(DeploymentError) as caught:
                 check.verify([pod], given, scores, token, follows=False)
             assert not caught.value.retryable
-    # The rows of the verification are not in the log.
+    # The verification's own requests are not logged.
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(check, "_PAUSE", 0)
     with pytest.raises(DeploymentError) as caught:

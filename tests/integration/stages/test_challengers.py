@@ -196,7 +196,7 @@ def test_worse_performance_that_retraining_would_not_improve_is_watched(client, 
     result = check(champion, "2013-05", noisy)
     assert result.decision == "watch"
     assert "retraining would not help" in result.headline
-    # Without challengers, worse performance alone requests retraining.
+    # Without challengers, worse performance alone is enough for a retraining request.
     assert check(champion, "2013-05", noisy, probe=None).decision == "retrain"
 
 
@@ -232,7 +232,7 @@ def test_the_first_comparison_of_a_champion_measures_the_version_that_it_replace
     written = report(store, narrow, "2013-06")
     assert (written.challenger.champion, written.challenger.replaced_loss) == (narrow, None)
     assert any("'wind'" in note for note in written.notes)
-    # A rollback is not a training.
+    # A rollback does not count as a training.
     client.set_registered_model_alias(replaced.model, "champion", str(replaced.version))
     check(replaced, "2013-07", flights(7, seed=7))
     assert report(store, replaced, "2013-07").challenger.replaced_loss is None
@@ -371,7 +371,8 @@ def test_trainers_that_cost_too_much_or_run_code_of_a_user_are_left_out(client, 
     deep = SklearnTrainer("sklearn.tree.DecisionTreeClassifier", params={"max_depth": 5}, name="deep")
     champion, _, own, costly, other = decided(store, LINEAR, renamed, FunctionTrainer("own_fit:fit"), TREE, deep)
     data = flights(4, seed=4)
-    # Challengers are fitted to 2 * (1800 + 1200 + 0) + 3 * 600 rows, and the candidate was fitted to 1200: 6.5 times its time.
+    # Challengers are fitted to 2 * (1800 + 1200 + 0) + 3 * 600 rows. The candidate was fitted to 1200 rows. So
+    # challengers take 6.5 times the candidate's time.
     client.log_metric(costly.run_id, "fit_seconds", MAX_SECONDS / 6.4)
     client.log_metric(other.run_id, "fit_seconds", MAX_SECONDS / 6.6)
     check(champion, "2013-04", data)
@@ -379,7 +380,7 @@ def test_trainers_that_cost_too_much_or_run_code_of_a_user_are_left_out(client, 
     assert names(written) == [None, "deep"]
     left_out = [next(note for note in written.notes if f"the trainer of {item}," in note) for item in (own, costly)]
     assert "own_fit:fit" in left_out[0]
-    # A trainer that is not installed leaves out itself alone.
+    # If a trainer is not installed, only this trainer is left out.
     client.log_dict(other.run_id, {"trainer": {"estimator": "xgboost.absent.Classifier"}, "seed": 0}, "training.json")
     client.log_metric(costly.run_id, "fit_seconds", 1.0)
     check(champion, "2013-04", data)

@@ -84,7 +84,7 @@ def test_an_unchanged_evaluation_is_not_repeated_and_leaves_what_a_repeated_one_
     assert again["cached"] is None
     assert again["verdict"] == second["verdict"]
     assert world.recorded() == before
-    # A candidate that the registry has to complete is the same one.
+    # A candidate that is given without its run, and is completed from the registry, counts as the same candidate.
     looked_up = [{"model": world.model, "version": world.candidate.version}]
     assert world.evaluate("four", candidates=looked_up)["cached"]["run_id"] == "three"
 
@@ -157,7 +157,7 @@ def another_set_to_score(world):
 METRIC = "def right(y_true, y_pred):\n    return 1.0 * float((y_true == y_pred).mean())\n"
 
 
-# Another evaluation does not repair the last change, because it reads its own copy of the files.
+# For the last change, a new evaluation does not restore the caching, because it reads its own copy of the files.
 CHANGES = (
     other_champion,
     no_champion,
@@ -201,7 +201,7 @@ def test_a_champion_that_comes_back_is_the_same_input(world):
     moved = world.evaluate("two")
     assert (moved["cached"], moved["verdict"]["champion"]["version"]) == (None, world.others[0].version)
     world.promote(world.others[1])
-    # Its record was replaced, so the first verdict is computed and recorded again.
+    # The record of the first verdict was replaced, so the verdict is computed and recorded again.
     back = world.evaluate("three")
     assert (back["cached"], back["verdict"]["champion"]["version"]) == (None, world.others[1].version)
     assert world.evaluate("four")["cached"]["run_id"] == "three"
@@ -293,7 +293,7 @@ def test_live_evidence_is_the_current_one_again_and_purged_evidence_is_no_eviden
     other = live.outcomes(data, labels=data.slice(100), alias="challenger")
     assert judge("two", [evidence[0], other])["cached"] is None
     assert current() != first["verdict"]["dataset_id"]
-    # The second verdict is recorded with the candidate.
+    # The second verdict is the one recorded with the candidate.
     assert judge("three")["cached"] is None
     evaluated(store, "four", candidates=live.versions[:1], evidence=[other, evidence[0]])
     assert current() != first["verdict"]["dataset_id"]

@@ -121,7 +121,7 @@ def test_a_missing_driver_is_named(ingest):
     "sql",
     [
         "SELECT 18446744073709551615 + seq AS a FROM seq_1_to_3",
-        # After 60,000 rows were sent.
+        # Fails after 60,000 rows were sent.
         "SELECT 18446744073709491615 + seq AS a FROM seq_1_to_100000",
         "SELECT (SELECT seq FROM seq_1_to_3) AS a",
         "SELECT nope() AS a",

@@ -299,7 +299,7 @@ def test_a_column_whose_type_changes_is_named(postgres, ingest):  # noqa: F811
     "sql",
     [
         "SELECT 1 / 0 AS a",
-        # After 60,000 rows were sent.
+        # Fails after 60,000 rows were sent.
         "SELECT 1 / (60000 - g) AS a FROM generate_series(1, 100000) g",
         "SELECT 'x'::int AS a",
         "SELECT nope",

@@ -329,7 +329,7 @@ def test_days_that_replace_a_month_replace_its_published_rows(flights, store, tm
     assert sorted(rows["temp"].to_pylist()) == list(range(1, 29))
     assert online(flights, "weather:temp", origin="EWR") == 28
 
-    # The month replaces its days in the same way.
+    # The materialization of a whole month replaces the files of its days in the same way.
     replay(store, flights, "2013-02", 31.5, key="results/month.json")
     assert published(tmp_path) == ["20130201T000000Z-20130301T000000Z.parquet"]
 

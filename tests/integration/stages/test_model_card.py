@@ -283,13 +283,14 @@ def test_hostile_text_is_shown_and_inert(client, context, make, tmp_path):
     assert page.attributes <= harmless.attributes
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     text = " ".join(page.text.split())
-    # The purpose, a limit, two owners, the data's description, a parameter, the trainer, gates, slices, groups.
+    # EVIL is in the purpose, a limit, two owners, the data's description, a parameter, the trainer, gates, slices and
+    # groups.
     assert text.count(EVIL) >= 10
     for limit in limits:
         assert " ".join(limit.split()) in text
     assert page.tags.count("li") == len(limits) + 1
     assert page.tags.count("h1") == 1
-    # A Markdown renderer that passes HTML through finds none.
+    # A Markdown renderer that passes HTML through finds no HTML.
     raw = Page(MarkdownIt("commonmark", {"html": True}).enable(["table"]).render(markdown))
     assert set(raw.tags) <= allowed
     assert not re.search(r"<[a-zA-Z/!]", re.sub(r"(?m)^    .*$", "", markdown))

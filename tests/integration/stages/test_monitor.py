@@ -295,7 +295,7 @@ def test_predictions_without_labels_are_watched_for_drift_alone(store, champion)
 
 def test_without_labels_performance_is_estimated_from_the_scores(store, champion):
     data = flights(seed=2)
-    # The distances of these flights are more alike, so any model separates the flights less well.
+    # The distances of these flights vary less, so any model separates the flights less well.
     alike = data.set_column(
         data.schema.get_field_index("distance"), "distance", pa.array(data["distance"].to_numpy() * 0.3)
     )
@@ -371,7 +371,7 @@ def test_a_missing_estimate_is_noted(store, champion, client, tmp_path):
     watch(store, champion, made)
     noted = "Performance was not estimated from the scores, because "
     assert stored(store, champion, "2013-04").notes == [f"{noted}there are only 40 scores (50 needed)."]
-    # A model that was trained before calibrations were stored.
+    # The model was trained before calibrations were stored.
     champion = promote(client, tmp_path, store, champion.model, calibrated=False)
     assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
     assert stored(store, champion, "2013-04").loss is None

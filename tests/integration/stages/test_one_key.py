@@ -42,7 +42,7 @@ def at_once(count, call):
         start.wait()
         try:
             results.append(call())
-        except Exception as error:  # noqa: BLE001 - the test shows it
+        except Exception as error:  # noqa: BLE001 - the test asserts it
             errors.append(error)
 
     threads = [threading.Thread(target=one) for _ in range(count)]
@@ -72,7 +72,7 @@ def check_one(client, name, result):
     assert (run.info.run_id, run.info.status) == (result.run_id, "FINISHED")
     assert (int(version.version), version.run_id) == (result.candidate.version, run.info.run_id)
     assert version.source == f"models:/{logged.model_id}"
-    # The files of the version were not deleted with another model.
+    # The files of the version still exist after the other logged model was deleted.
     assert OnnxModel.load(download(client, result.candidate)).contract.metrics == result.metrics
 
 
@@ -95,7 +95,7 @@ def test_two_tries_at_once_make_one_version(client, store, spec, model):
     assert errors == []
     assert results[0] == results[1]
     check_one(client, model, results[0])
-    # A third try finds them.
+    # A third try finds the result.
     assert train.run(spec, StepContext(store, "results/one.json")) == results[0]
 
 

@@ -66,7 +66,7 @@ def test_labels_are_joined_on_hashed_keys_and_no_value_is_stored(store, champion
         .table()["label"]
         .equals(open_dataset(store, expected.dataset).table()["label"])
     )
-    # The key is not in the store.
+    # The key is not written to the store.
     for key in store.find("datasets"):
         assert KEY.encode() not in store.read_bytes(key)
 

@@ -49,7 +49,8 @@ def test_mapped_shards_give_the_report_of_one_pass(run_dag, client, tmp_path):
     store = ArtifactStore(default_store())
     context = StepContext(store=store)
     model = f"delays_{uuid.uuid4().hex[:8]}"
-    # Without data the shards are skipped, and the registry alone decides.
+    # Without data, the shards are skipped. Monitoring then finds no champion in the registry, and requests the first
+    # training.
     first = run_dag(DAG.format(model=model, number=0))
     assert set(first.states().values()) == {"skipped", "success"}
     assert first.xcom("monitor")["decision"] == "retrain"

@@ -24,7 +24,7 @@ WRITES = (
     "set_model_version_tag",
     "delete_registered_model_tag",
 )
-# The entry, the tag mlops.moving, two aliases, four tags, and the removal of mlops.moving.
+# The nine writes: the ledger entry, the tag mlops.moving, two aliases, four tags, and the removal of mlops.moving.
 STEPS = 9
 
 

@@ -41,7 +41,7 @@ def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, stor
     quantile = {"objective": "quantile", "alpha": 0.9, "num_threads": 1, "num_leaves": 4}
     upper = fitted(LightGBMTrainer(quantile, rounds=8), GAP)
     lower = fitted(XGBoostTrainer({"objective": "reg:quantileerror", "quantile_alpha": 0.1, "max_depth": 2}, rounds=8))
-    # The objective of other code is unknown, so its author declares the quantile.
+    # The objective of the user's own code is unknown, so the author declares the quantile.
     (tmp_path / "own_quantile.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     own = fitted(FunctionTrainer("own_quantile:fit"), GAP)

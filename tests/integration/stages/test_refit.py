@@ -327,7 +327,7 @@ def test_a_champion_that_knows_the_held_out_rows_is_represented_by_the_version_t
     assert verdict.champion == result.verdict.winner
     assert verdict.champion_metrics == result.verdict.for_candidate(judged).metrics
     assert f"v{judged.version}" in verdict.policy
-    # In another registry, the number of the judged version would be that of any version.
+    # The version came from another registry, where the number of the judged version means another version.
     client.set_model_version_tag(chain.model, str(result.verdict.winner.version), "mlops.source_version", "2")
     received = chain.judge(challenger, gates=[{"metric": "roc_auc", "min": 0.0}])
     assert (received.winner, received.champion_metrics) == (None, {})
@@ -453,7 +453,7 @@ def test_prediction_intervals_are_shown_scored_and_kept(client, chain):
     assert "It should contain 90% of the labels. The width was found from the residuals of 80 training rows" in card
     assert f"| interval_coverage | {covered:.4g} |" in card
 
-    # The verdict of a canary has the mean squared error.
+    # A verdict of a canary, which ranks by the mean squared error.
     new = chain.refit(verdict.model_copy(update={"metric": "mse"})).verdict.winner
     kept = OnnxModel.load(download(client, new)).contract
     assert (kept.interval, kept.refit_of, kept.metrics) == (interval, judged.version, contract.metrics)

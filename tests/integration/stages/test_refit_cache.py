@@ -32,7 +32,7 @@ from tests.integration.stages.test_refit import LOGISTIC, ROLLING, Chain, artifa
 from tests.support import plots
 from tests.support.cached import inputs_key, request, run_step
 
-# The file takes a minute, so it starts early.
+# The tests of this file take a minute, so they start early.
 pytestmark = pytest.mark.slow
 
 OTHER_GATES, FURTHER_GATES = ([{"metric": "roc_auc", "min": value}] for value in (0.5, 0.51))
@@ -289,7 +289,7 @@ def test_a_winner_is_fitted_again_if_an_input_or_the_record_has_changed(change, 
 
     first = world.fit(task("one"))
     if first["cached"] is None and change not in FINAL:
-        # The refit is either the first one, or follows a change that a refit does not repair.
+        # This was the first refit, or the change before it cannot be undone by a refit. Refit again.
         first = world.fit(task("again"))
         assert first["cached"]["run_id"] == task("one")
     undo = change(world, first)
@@ -313,7 +313,7 @@ def test_a_worker_that_has_the_changed_files_of_the_winner_fits_again(world, tmp
 
 def test_changes_after_which_a_refit_would_give_the_same(world):
     first = world.fit("one")
-    # A promotion, another champion, and an alias change neither the fit nor the checks.
+    # A promotion, a change of the champion and another alias affect neither the fit nor the checks.
     world.promote(RefitSpec(verdict=first["verdict"]).verdict)
     assert champion(world.client, world.model) == new(first)
     found = world.outcome("three")

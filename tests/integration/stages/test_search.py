@@ -156,7 +156,8 @@ def test_the_part_test_is_never_read(store, look, monkeypatch):
     assert (without.value, without.params) == (with_test.value, with_test.params)
     network = Search(TorchTrainer(epochs=1), {"learning_rate": Float(1e-4, 1e-2, log=True)}, trials=1)
     assert look(network, dataset=whole, run="three").trials["complete"] == 1
-    # A search fails without a file that it reads, so the searches above did not read the file of the split part ``test``.
+    # The searches above did not read the file of the split part ``test``: a search fails if a file that it reads is
+    # missing.
     (file,) = dataset.files("train")
     Path(store.path(file.path)).unlink()
     with pytest.raises(Exception, match="does not exist"):
@@ -225,7 +226,7 @@ def test_worse_trials_are_pruned_at_a_fold(client, look):
     pruned = [run for run in children(client, result.run_id) if run.data.tags["mlops.state"] == "pruned"]
     assert len(pruned) == result.trials["pruned"]
     assert {run.info.status for run in pruned} == {"KILLED"}
-    # None of them reached its last fold.
+    # No pruned trial reached its last fold.
     assert all(len(client.get_metric_history(run.info.run_id, "log_loss")) < 4 for run in pruned)
 
 
@@ -388,7 +389,7 @@ def test_a_retry_of_a_finished_search_runs_no_trial_and_a_cleared_task_searches_
     again = look(trees(3))
     assert again == first
     assert len(studies(store)) == 1
-    # The situation after a user has cleared a finished task.
+    # The state after a user has cleared a finished task.
     store.write_json("results/d/r/search/-1/0-0123456789abcdef.json", {})
     cleared = look(trees(3), generation=1)
     assert cleared.study != first.study

@@ -66,7 +66,7 @@ ABOUT_ROWS = [
     one("column_pair_values_a_to_be_greater_than_b", column_A="n", column_B="m", or_equal=True),
     one("column_pair_values_to_be_equal", column_A="n", column_B="m", ignore_row_if="either_value_is_missing"),
 ]  # fmt: skip
-# Not every row fails one of these.
+# The expectations of ABOUT_ROWS that only some rows fail.
 SELECTIVE = [ABOUT_ROWS[number] for number in (0, 2, 3, 10, 12, 15, 16, 17)]
 ABOUT_TABLES = [
     one("table_row_count_to_be_between", min_value=1, max_value=50),
@@ -115,7 +115,7 @@ class Place:
 
     def create(self, name: str, found: list[dict[str, Any]]) -> None:
         values = ", ".join(f"({', '.join(map(literal, row.values()))})" for row in found)
-        # The driver of the fixture takes `%` as it is.
+        # The driver of the fixture does not interpret `%`.
         insert = [f"INSERT INTO {name} VALUES {values}"] if found else []
         zone = {"postgres": ["SET TIME ZONE 'UTC'"], "mariadb": ["SET time_zone = '+00:00'"]}.get(self.kind, [])
         self.execute(*zone, f"DROP TABLE IF EXISTS {name}", f"CREATE TABLE {name} ({TYPES[self.kind]})", *insert)
@@ -305,7 +305,7 @@ def test_times_of_sqlite_are_compared_however_they_are_written_or_refused(place,
     for source in {"table": "visits"}, {"sql": "SELECT * FROM visits", "name": "visits"}:
         found = [item.unexpected for item in validate(*checks, **source, on_failure="warn").outcomes]
         assert sorted(found) == sorted(number for _, number in counts)
-    # These two fail only for the first and the last row.
+    # Only the first row fails the first expectation, and only the last row fails the second.
     assert validate(checks[2], checks[4], table="visits", on_failure="quarantine").quarantined.rows == 2
     for wrong in "1709618400", "'2024-03-05T06:30:00'", "'2024-03-05 06:30:00Z'", "'2024-03-05 06:30:00.5+01'":
         place.execute(f"UPDATE visits SET at = {wrong} WHERE at IN (SELECT max(at) FROM visits)")

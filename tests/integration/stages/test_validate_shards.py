@@ -28,7 +28,7 @@ from tests.support.dying_store import DyingStore, Killed
 from tests.support.executors import LocalExecutors
 
 BATCH_ROWS = 6
-# Each row fails by its own values alone.
+# Whether a row fails depends only on its own values.
 SIMPLE = {"name": "s", "expectations": [one("column_values_to_be_between", column="whole", max_value=2)]}
 
 DAG = """
@@ -158,7 +158,7 @@ def test_shards_write_the_files_of_the_datasets_and_the_last_writes_those_that_o
     assert files(store) == listed(store, done)
     assert [meter.rows for meter in meters] == [12, 12, 3]
     assert len(open_dataset(store, done.quarantined).table()["failed_expectations"].unique()) > 1
-    # Keys are repeated in all shards, so other files are needed.
+    # Repeated keys are found only across all shards, which needs further files.
     found = every(store, made, 3, order=[2, 1, 0])
     assert files(store) > listed(store, found)
 

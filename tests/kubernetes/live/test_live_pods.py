@@ -61,7 +61,7 @@ def test_pod_is_deleted_when_the_task_is_marked_failed(airflow, cluster, start, 
     if deferrable:
         airflow.until_deferred(dag_id, run_id, "probe")
     airflow.fail(dag_id, run_id, "probe")
-    # The step itself would run for ten minutes.
+    # Without the kill, the step would run for ten minutes.
     cluster.wait_until_empty()
     assert airflow.task_instances(dag_id, run_id)[0]["state"] == "failed"
 

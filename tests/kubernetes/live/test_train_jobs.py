@@ -52,7 +52,7 @@ with DAG({dag_id!r}, default_args={{"store": {store!r}, "retry_delay": timedelta
     Train(task_id="train", dataset={dataset!r}, model="m", trainer={trainer}, run_on={pod}, {arguments})
 """
 
-# The definition of Kubeflow Trainer itself also describes every field.
+# A short definition with the fields that are used. Kubeflow Trainer's own definition describes every field.
 CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",

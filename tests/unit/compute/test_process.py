@@ -36,7 +36,7 @@ def run(spec: NoisySpec, context) -> Result:
     atexit.register(print, "resource_tracker: There appear to be 1 leaked objects", file=sys.stderr)
     raise SpecError("Line one.\\nLine two.") if spec.final else SourceError("The source is away.")
 """
-# A ``sitecustomize`` that puts the step among the others.
+# A ``sitecustomize`` that adds the test's step to the package's steps.
 FINDER = """
 import sys
 from importlib.machinery import ModuleSpec
@@ -163,7 +163,7 @@ def test_output_is_never_taken_for_an_error_of_the_step(tmp_path, last):
         ("kill -ILL $$", "SIGILL", "type of processor"),
         # A signal that has no name.
         ("kill -40 $$", "40", "dmesg"),
-        # As a shell reports the end of a program that it started.
+        # The exit status by which a shell reports that its child process was killed.
         ("(kill -9 $BASHPID)\nexit 137", "SIGKILL", "memory"),
         ("exit 127", "127", "PATH"),
         ("exit 3", "exit status 3", "above this error"),
@@ -178,7 +178,7 @@ def test_process_that_ends_without_a_message_names_the_cause_and_what_to_look_at
     assert look in str(error)
 
 
-# A step that crashes as a library does that is not written in Python.
+# A step that crashes like a library written in C.
 CRASHING = """
 import ctypes
 from airflow_mlops.core.calls import Result, Spec

@@ -70,7 +70,7 @@ def test_different_fields_with_the_same_value_stay_different_problems():
 
 
 def test_different_fields_that_are_null_stay_different_problems():
-    # The location contains the kind, which is not a key of the value.
+    # The location of a problem contains the tag `known`, which is not a key of the value.
     found = problems(tagged={"kind": "known", "first": None, "second": None})
     assert [problem.partition(": ")[0] for problem in found] == ["tagged.known.first", "tagged.known.second"]
 

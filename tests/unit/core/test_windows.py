@@ -73,7 +73,7 @@ def test_each_text_form_is_parsed(text, start, end):
         # An instant does not define the length of the window.
         "2013-04-01T00:00:00",
         "2013-04-01T00:00:00.0000001/P1D",
-        # The hour occurs twice, or not at all.
+        # The first hour occurs twice. The second time does not exist.
         "2024-10-27T02[Europe/Berlin]",
         "2024-03-31T02:30/P1D[Europe/Berlin]",
     ],
@@ -177,7 +177,7 @@ def test_the_hour_that_occurs_twice_is_the_one_of_the_partition():
 @pytest.mark.parametrize(
     ("calendar", "text", "names"),
     [
-        # A key of another zone: the partition begins outside the window.
+        # The key was written in another time zone, so the partition begins outside the window.
         (Calendar(key="2024-03-31", key_start=KEY_START), "2024-03-31", "2024-03-30T23:00:00Z.*time zone UTC"),
         # A month whose key looks like a day.
         (Calendar(key="2024-03-01", key_start=utc(2024, 3, 1), cadence=timedelta(days=28)), "2024-03-01", "period="),

@@ -40,7 +40,7 @@ def test_names_are_listed_only_if_the_hints_do_not_suffice(store, monkeypatch):
     listed, real = [], ArtifactStore.keys
     monkeypatch.setattr(ArtifactStore, "keys", lambda self, *args: listed.append(args) or real(self, *args))
     finder = Finder(store)
-    # Texts of a manifest's source need not be names.
+    # The source in a manifest is any text, which need not be the name of a dataset.
     assert finder.find([known.id], ["", "s3://bucket/flights", "flights"])[known.id].window == APRIL
     assert not listed
     assert finder.find([known.id, "0" * 64], ["weather"]).keys() == {known.id}

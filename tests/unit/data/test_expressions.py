@@ -26,7 +26,7 @@ DATA = pa.table({"a": [1.0, 2.0, math.nan, None], "b": [2, 2, 2, None], "s": ["x
         ("1 <= a < b", [True, False, None, None]),
         ("s == 'x'", [True, False, True, None]),
         ("not s == 'x'", [False, True, False, None]),
-        # The other operand determines the result.
+        # Null or true is true, and null and false is false.
         ("a > 0 or b == 2", [True, True, True, None]),
         ("a > 0 and b == 1", [False, False, False, None]),
         ("3", [3, 3, 3, 3]),

@@ -71,7 +71,7 @@ def test_a_damaged_manifest_is_refused_and_repaired(store, damage):
         open_dataset(store, manifest.ref)
     with pytest.raises(DatasetCorruptError, match=key):
         find_datasets(store, "numbers", APRIL)
-    # The neighbouring windows can still be written.
+    # Datasets for the neighbouring windows can still be written.
     assert neighbouring_manifest(store, "numbers", MAY) is None
     march = write(store, MARCH, (3,))
     assert neighbouring_manifest(store, "numbers", MAY) == march

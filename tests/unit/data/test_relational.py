@@ -128,7 +128,7 @@ def test_one_of_eight_processes_on_a_machine_has_one_thread_and_an_eighth_of_the
     monkeypatch.setattr(relational.resource, "getrlimit", lambda kind: (-1, -1))
     with relational.connect_on_one_cpu() as connection:
         assert (setting(connection, "threads"), setting(connection, "memory_limit")) == (1, "999.4 MiB")
-    # The limit of a process is not divided.
+    # The memory limit of the process (ulimit) is not divided among the tasks of the machine.
     monkeypatch.setattr(relational.resource, "getrlimit", lambda kind: (1_000_000_000, -1))
     assert relational.default_memory(8) == "500MB"
 

@@ -139,7 +139,7 @@ def test_a_comparison_without_variation_or_with_too_few_rows_says_so(data, tmp_p
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "brier", "average_precision"])
 def test_a_chance_difference_is_neither_improvement_nor_loss(metric, data):
-    # The two models are almost equal: one is better than the other by chance only.
+    # The two models are almost equal. One is better only by chance.
     pair = evidence(data, (2, 0.03), (2, -0.03)), evidence(data, (2, -0.03), (2, 0.03))
     better, worse = (check({"metric": metric, "better_than_champion_by": 0}, item) for item in pair)
     assert better.improvement == pytest.approx(-worse.improvement)
@@ -147,7 +147,7 @@ def test_a_chance_difference_is_neither_improvement_nor_loss(metric, data):
     for item in pair:
         assert check({"metric": metric, "better_than_champion_by": -0.02}, item).passed
         assert check({"metric": metric, "better_than_champion_by": "-5%"}, item).passed
-    # Without a confidence, the two values are compared directly, so one of the two candidates passes.
+    # With `confidence: null`, the two values are compared directly, so one of the two candidates passes.
     bare = [check({"metric": metric, "better_than_champion_by": 0, "confidence": None}, item) for item in pair]
     assert sorted(item.passed for item in bare) == [False, True]
 
@@ -521,7 +521,7 @@ def test_groups_must_be_treated_equally(data):
         assert (same.measured, same.passed) == (0, True)
     by_chance = check({"fairness": "demographic_parity", "sensitive": "flight", "max_difference": 0.2}, found)
     assert by_chance.passed
-    # A group without positive rows has no true positive rate, which a model without errors does not change.
+    # A group without positive rows has no true positive rate. The other rates of a model without errors are equal.
     truth = rows.truth & (sex != "m")
     perfect = replace(found.candidate, rows=replace(rows, truth=truth, predicted=truth))
     declared = {"fairness": "equalized_odds", "sensitive": "sex", "max_difference": 0.05}

@@ -380,7 +380,7 @@ def test_options_of_the_script_become_arguments_of_the_dockerfile(tmp_path):
     assert all(tag.startswith("registry.example/mlops") for tag in calls)
     for image in calls.values():
         file = image.pop("file")
-        # The builder itself handles this argument.
+        # The builder itself uses this argument.
         image.pop("SOURCE_DATE_EPOCH")
         assert set(image) <= set(arguments(file)), file
         assert image["BASE"] == ("mine:2" if file == AIRFLOW else "mine:1")

@@ -22,7 +22,7 @@ def test_a_sudden_change_is_found_and_an_unchanged_world_is_left_alone():
     assert measured["worst_retrains_to_every_window"] <= 0.5
     assert measured["worst_loss_to_never"] <= 1.02
     assert all(cell.mean("to_never") < 0.8 for cell in found if cell.world == "sudden")
-    # The best half of the trainings is never worse than the policy, which asks for fewer.
+    # With the best choice of half of the trainings, the loss is never larger than with a training after every window.
     assert all(item.best_possible_at_half <= item.to_every for cell in found for item in cell.outcomes)
 
 

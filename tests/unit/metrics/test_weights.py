@@ -84,7 +84,7 @@ def test_a_whole_weight_counts_a_row_that_often(task, metric):
     assert statistic(metric, weighted).measure(weighted) == pytest.approx(
         statistic(metric, repeated).measure(repeated), abs=1e-12
     )
-    # The scale of the weights does not matter.
+    # Multiplying all weights by a constant does not change the metric.
     scaled = replace(found, weight=1e30 * times)
     assert statistic(metric, scaled).measure(scaled) == pytest.approx(
         statistic(metric, weighted).measure(weighted), abs=1e-12

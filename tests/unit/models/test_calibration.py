@@ -121,7 +121,7 @@ def test_probabilities_that_are_too_extreme_become_less_extreme(method, classes)
         assert maps[0].slope == pytest.approx(1 / 3, abs=0.03)
     if classes == 2:
         before, after = roc_auc_score(truth, new[:, 1]), roc_auc_score(truth, found[:, 1])
-        # Isotonic functions have steps, where ranks become equal.
+        # An isotonic function is constant on each step, where ranks become equal.
         assert after == pytest.approx(before, abs=0.005 if method == "isotonic" else 0)
         order = np.argsort(new[:, 1])
         assert (np.diff(found[order, 1]) >= 0).all()

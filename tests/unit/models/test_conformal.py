@@ -93,7 +93,7 @@ def test_equal_residuals_of_whole_labels_are_inside():
         ({"coverage": 1.5}, "the coverage is 1.5"),
         ({}, "coverage"),
         ({"covrage": 0.9}, "unknown key 'covrage': choose one of coverage .did you mean 'coverage'"),
-        # Only a refit has a margin before it has residuals.
+        # `margin` is set only for a refit, which has no residuals yet.
         ({"coverage": 0.9, "margin": 3}, "unknown key 'margin'"),
     ],
 )

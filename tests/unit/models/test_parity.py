@@ -150,7 +150,7 @@ def test_float64_is_used_if_float32_is_too_coarse(estimator, task, least):
 def test_an_imputed_value_may_lie_between_two_float32_numbers():
     def make(rows, task, seed):
         table = flights(rows, task, seed)
-        # The training values have no gaps. There is no float32 number between these two.
+        # The training values have no gaps, and there is no float32 number between the two values.
         known = np.where(np.arange(rows) % 2, 1.7e9, 1.7e9 + 128)
         gaps = np.full(rows, False) if seed == 1 else np.arange(rows) % 3 == 0
         return table.append_column("announced", pa.array(known, mask=gaps))

@@ -50,7 +50,7 @@ def chosen(rule, truth=TRUTH, score=SCORE):
 def test_thresholds_by_hand(rule, threshold, precision, recall):
     value, choice = chosen(rule)
     if rule == {"cost": {"false_positive": 0, "false_negative": 1}}:
-        # Without a cost of false positives, 0.2 and 0.1 are equally good, and the smaller one is chosen.
+        # If false positives cost nothing, 0.2 and 0.1 are equally good, and the smaller one is chosen.
         assert value == threshold
     assert value == pytest.approx(threshold)
     assert (choice.point.precision, choice.point.recall) == pytest.approx((precision, recall))

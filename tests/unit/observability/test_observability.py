@@ -85,7 +85,7 @@ def test_a_check_exports_its_findings():
     assert found["mlops.monitor.label_delay_seconds", "90"] == 2.5 * 86_400
     assert found["mlops.monitor.window_end_timestamp_seconds",] == 1_367_366_400  # 2013-05-01
     assert found["mlops.monitor.newest_row_timestamp_seconds",] == 1_367_366_400 - 129_600
-    # The version that made the predictions, not the current champion.
+    # The label is the version that made the predictions, not the current champion.
     assert {labels["version"] for *_, labels in monitored(monitor_result())} == {"3"}
 
 

@@ -113,7 +113,7 @@ def test_the_values_are_metrics_of_the_same_rows():
 
 
 def test_a_past_that_cannot_be_fitted_is_left_out_and_none_is_an_error():
-    # The window alone has one class in each half.
+    # In the window alone, each half has only one class.
     current = rows(400, OLD, seed=2)
     late = np.repeat([0, 1], 200)
     one_sided = current.set_column(4, "label", pa.array(late))
@@ -158,7 +158,7 @@ def test_only_the_gain_above_that_of_other_first_windows_counts(since_training):
     assert not asks(0.109, earlier)
     assert asks(0.111, earlier)
     assert best_gain(comparison(0.111, 0.001), earlier, 0.95, 0.02).usual == pytest.approx(0.2)
-    # With a single first window, the gain is not taken as usual, because the data may have changed in this window.
+    # A single first window does not define the usual gain, because the data may have changed in this window.
     assert asks(0.011, first_windows(0.1))
     assert asks(0.011, first_windows(-0.3, -0.2))
     # Later windows do not count, because they show how champions age. Other metrics do not count, because their losses differ.
@@ -197,7 +197,7 @@ def test_the_error_probability_is_divided_among_the_challengers():
 
 
 def test_no_challenger_predicts_rows_that_it_was_trained_on():
-    # A full-grown tree remembers labels that no feature explains.
+    # A fully grown tree memorizes labels that no feature explains.
     tree = SklearnTrainerSpec(estimator="sklearn.tree.DecisionTreeClassifier")
     found = compared(rows(400, np.zeros(4), seed=2), trainer=tree)
     assert all(abs(item.value - 0.5) < 0.1 for item in found.challengers)

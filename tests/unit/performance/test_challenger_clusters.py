@@ -37,7 +37,7 @@ def copied(count: int, times: int, seed: int) -> tuple[pa.Table, np.ndarray]:
 
 
 def test_copies_of_a_customer_are_in_one_half_and_give_no_challenger_an_advantage():
-    # A full-grown tree predicts a copy without an error.
+    # A fully grown tree predicts a copy of a training row without error.
     tree = SklearnTrainerSpec(estimator="sklearn.tree.DecisionTreeClassifier")
     current, groups = copied(200, 4, seed=2)
     by_row = compared(current, None, trainer=tree)
@@ -97,10 +97,10 @@ def test_one_cluster_cannot_be_compared_and_windows_of_clusters_are_not_independ
         (one,) = item.challengers
         return item.model_copy(update={"challengers": [one.model_copy(update={"clusters": clusters})]})
 
-    # Four windows of the same customers are no more certain than one.
+    # Four windows of the same customers give no more certainty than one window.
     many = [(since, by_cluster(item, 1e6)) for since, item in before]
     assert best_gain(by_cluster(now, 1e6), many, 0.95, 0.02) is None
-    # With few clusters, the quantile is larger, also if only an earlier window has few clusters.
+    # With few clusters, the quantile is larger. It is enough that one earlier window has few clusters.
     certain = comparison(0.02, 0.0075)
     assert best_gain(by_cluster(certain, 1e6), [], 0.95, 0.02) is not None
     assert best_gain(by_cluster(certain, 4), [], 0.95, 0.02) is None

@@ -101,7 +101,7 @@ def test_the_best_of_equal_trainers_is_above_the_true_gain_in_at_most_half_of_th
     for _ in range(1_000):
         drawn = [challenger(trainer, random.normal(gain, error), error) for trainer in (None, TREES, NETWORK)]
         above += best_gain(comparison(*drawn), [], 0.95, 0.02).share > gain
-    # Standard error 0.016. Without the correction, it is 7 in 8.
+    # The standard error is 0.016. Without the correction, the share is 7 in 8.
     assert above / 1_000 <= 0.55
 
 

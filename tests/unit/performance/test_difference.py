@@ -65,7 +65,7 @@ def test_an_unchanged_world_asks_for_retraining_in_at_most_5_percent_of_windows(
     asked = sum(is_worse(item, POLICY) for item in found)
     # With a true rate of 5%, this many requests occur by chance in one of ten thousand runs.
     assert stats.binom.sf(asked - 1, windows, 0.05) > 1e-4
-    # The difference itself, without a tolerance, is significant as rarely.
+    # Without a tolerance, the difference itself is significant just as rarely.
     assert stats.binom.sf(sum(is_worse(item, Policy(tolerance=0)) for item in found) - 1, windows, 0.05) > 1e-4
     # The value at training is an estimate. If it were treated as exact, every fifth window would request retraining.
     assert sum(is_worse(as_exact(item), POLICY) for item in found) > 0.15 * windows

@@ -313,10 +313,10 @@ def test_the_effect_of_inputs_is_a_regression_with_its_covariance():
     places = (values - inputs.centers) / inputs.scales
     assert inputs.features == ["a", "b", "c"]
     np.testing.assert_allclose(inputs.shift([features]), 0, atol=1e-9)
-    # A window of half the rows has the terms of these rows.
+    # The first terms of a window with half of the rows are the means over these rows.
     half = inputs.shift([features.slice(0, 2_000)])
     np.testing.assert_allclose(half[:3], places[:2_000].mean(axis=0), atol=1e-9)
-    # The coefficients of other held-out rows differ as much as the covariance says.
+    # The coefficients vary between held-out samples as much as the covariance says.
     apart = []
     for _ in range(60):
         other = calibrate("regression", *_pair(moved_inputs(random, 2_000, 0.0))).inputs

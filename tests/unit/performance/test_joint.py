@@ -44,7 +44,8 @@ def test_all_bounds_hold_together_with_the_stated_probability(shared):
     z = joint_quantile(0.05, 6, correlations_of([*gains]))
     common, own = random.normal(size=(20_000, 1)), random.normal(size=(20_000, 6))
     drawn = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
-    # Standard error 0.0015, and as much for the quantile and the estimated correlations. Bonferroni gives 0.014 at 0.99.
+    # The rate has a standard error of 0.0015, and so do the quantile and the estimated correlations. Bonferroni's
+    # correction gives 0.014 at 0.99.
     assert (drawn.max(axis=1) > z).mean() == pytest.approx(0.05, abs=0.008)
 
 

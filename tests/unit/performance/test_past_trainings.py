@@ -57,7 +57,7 @@ def test_only_an_unusually_large_gain_counts_if_trainings_have_not_paid():
 
 def test_trainings_have_paid_if_they_brought_min_gain_on_average():
     current = comparison(9, 0.0, since_training=4)
-    # One training that brought much outweighs five that brought nothing.
+    # One training with a large gain outweighs five trainings without a gain.
     for brought, gain, paid in ((0.135, 0.0225, True), (0.105, 0.0175, False)):
         known = past_trainings(current, history(None, brought, *[0] * 5), 0.02)
         assert (known.number, known.gain, known.paid) == (6, pytest.approx(gain), paid)

@@ -116,7 +116,7 @@ def test_metrics_of_a_rare_class_are_those_of_scikit_learn(rows, threshold):
         assert interval.value == pytest.approx(value(), abs=1e-9)
         assert 0 <= interval.low <= interval.value + 1e-9
         assert interval.value - 1e-9 <= interval.high <= 1
-        # The losses of the rows average to 1 minus the metric, so segments add up to it.
+        # The mean loss of the rows is 1 minus the metric, so the losses of segments can be added up.
         assert losses(metric, one).mean() == pytest.approx(1 - interval.value, abs=1e-6)
 
 

@@ -98,7 +98,7 @@ def test_the_weight_2_counts_a_row_twice(case, seed, scale):
     except UnmeasurableError:
         return
     if metric == "roc_auc" and min(np.count_nonzero(times[found.truth]), np.count_nonzero(times[~found.truth])) < 2:
-        # One row that is repeated is still one row.
+        # Copies of a single row give no estimate of the variance.
         return
     value = measure(metric, found.weighted(scale * times), 0.95, task)
     assert value.value == pytest.approx(expected.value, abs=1e-9)
@@ -123,7 +123,7 @@ def test_the_interval_has_the_width_of_the_weights():
     assert value.high - value.low == pytest.approx(2 * 1.96 * error, rel=0.02)
     plain = measure("accuracy", found, 0.95)
     assert value.high - value.low > 1.5 * (plain.high - plain.low)
-    # Rows of one cluster are as certain as one of them, although each has its weight.
+    # Several rows of one cluster give as much certainty as one of them, also with weights.
     index = np.repeat(np.arange(400), 4)
     once = Outcomes(found.truth[:400], found.score[:400], found.right[:400]).weighted(weight[:400])
     copies = Outcomes(found.truth[index], found.score[index], found.right[index], groups=np.arange(1_600) // 4)
@@ -171,7 +171,7 @@ def test_few_rows_with_large_weights_widen_the_interval_of_a_mean():
     each = weighted.contributions(values, weight)
     plain = intervals.mean(each, 1.96, weighted.effective(weight))
     assert found.value == pytest.approx(np.average(values, weights=weight))
-    # As in the gates, the interval is widened for the uncertainty of the standard error that the weights add.
+    # As in the gates, the weights make the standard error itself less certain, so the interval is wider.
     doubt = relative_error(each - each.mean()) - relative_error(values - values.mean())
     assert doubt > 0.1
     assert found.high - found.value == pytest.approx((1 + 1.644854 * doubt) * (plain.high - plain.value))

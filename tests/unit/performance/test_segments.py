@@ -226,7 +226,7 @@ def test_new_values_and_missing_columns_are_handled():
     assert set(current) == {"carrier"}
     change, fallen = compare(found, current, "brier", POLICY)
     assert not fallen
-    # The loss on rows of a new carrier does not count as a change of the mix of segments.
+    # Rows of a new carrier do not count as a change of the mix of segments.
     assert change.shifts[0].mix == pytest.approx(0)
     assert change.shifts[0].rate == pytest.approx(change.value - change.reference)
     assert compare(found, {}, "brier", POLICY) is None

@@ -156,7 +156,7 @@ def test_drift_that_grows_while_performance_falls_is_watched():
     assert verdict.decision == "watch"
     assert "grown for 3 windows in which performance fell" in verdict.reason
     assert decide(last, earlier=earlier[1:]).decision == "healthy"
-    # The drift does not grow; performance does not fall; another version made the predictions.
+    # Three cases: the drift does not grow, performance does not fall, and another version made the predictions.
     for other in (
         [window(2, 0.5, 0.7), window(3, 0.3, 0.69)],
         [window(2, 0.2, 0.6), window(3, 0.3, 0.69)],
@@ -459,7 +459,8 @@ def test_a_drop_without_drift_points_to_concept_drift():
     ("fields", "fact"),
     [
         ({"estimated": auc(0.65)}, "0.640 to 0.660, so changed inputs explain at least part of the drop"),
-        # The estimate agrees with the labels, is missing, or the drift of the inputs is not known.
+        # Three cases: the estimate agrees with the labels, there is no estimate, and the drift of the inputs is
+        # unknown.
         ({"estimated": auc(0.69, half=0.05)}, None),
         ({"estimated": None}, None),
         ({"estimated": auc(0.7), "features": [Drift(column="temp", kind="numeric")]}, None),
@@ -579,7 +580,7 @@ def test_a_model_without_labels_is_healthy_on_its_estimate_if_the_policy_says_th
     assert verdict({"retrain_on": []}).decision == "watch"
     for unknown in ({"estimated": None}, {"estimated": auc(0.7, reference=None)}):
         assert verdict(**unknown).decision == "watch"
-    # There are labels, and they cannot be judged for another reason.
+    # There are enough labels, but they cannot be judged for another reason.
     assert verdict(labelled=5_000, coverage=1.0, unmeasured="all 5,000 labels are of one class").decision == "watch"
 
 

@@ -158,7 +158,7 @@ def test_a_request_leaves_broken_features_out_if_they_hardly_matter_or_stay_brok
     verdict = decide(found, made)
     assert verdict.decision == ("watch" if without is None else "retrain")
     assert "wind has one value in all rows" in verdict.reason
-    # Without a trigger there is nothing to leave a feature out of, and a person should look at the feature.
+    # Without a trigger, no feature is left out of a training. The verdict asks a person to look at the feature.
     calm = decide(findings(policy, features=now), plan(findings(policy, features=now), earlier))
     assert calm.decision == "watch"
     assert calm.headline.startswith("Broken inputs: wind")
@@ -461,7 +461,7 @@ def test_a_request_is_in_the_ledger_once_with_its_reason(store):
     assert again.is_requested
     assert again.request == made.request
     assert [entry.decision for entry in Ledger(store, "delays").entries()] == ["requested", "requested", "refused"]
-    # A request stays on record even if the window would not make it any more.
+    # A request stays recorded even if a later check of the window would not request retraining.
     better = request_retraining(findings(), [], StepContext(store))
     assert (better.is_requested, better.request) == (False, made.request)
 
@@ -542,7 +542,7 @@ def test_a_request_is_moot_after_the_champion_changed_for_another_reason(limit, 
     assert check(store, "2013-03", limit)
     promotion(store, kind=kind)
     assert states(store) == ["moot"]
-    # It limits no window, not even an earlier one.
+    # A moot request limits no other window, not even an earlier one.
     assert check(store, "2013-02", limit)
 
 
@@ -609,7 +609,7 @@ def test_simultaneous_checks_do_not_overrun_the_cooldown(store):
     def check(number: int) -> None:
         found = findings({"cooldown": "30D"}, window=str(day(number)), **BAD)
         barrier.wait()
-        # All checks began before the first request was recorded, so nothing could have answered it.
+        # All checks began before the first request was recorded, so they could not have seen an answer to it.
         made.append(request_retraining(found, [], StepContext(store), seen=0))
 
     threads = [threading.Thread(target=check, args=(number,)) for number in range(6)]

@@ -72,13 +72,13 @@ def test_the_false_alarm_rate_holds():
         found.append(judged(features, of, rows(int(np.random.default_rng(window).integers(50, 1_500)), 3 * window + 2)))
     alarms = sum(any(item.drifted for item in item) for item in found)
     assert stats.binom.sf(alarms - 1, len(found), 0.05) > 1e-3
-    # The reconstruction error alone has at most the stated rate, too.
+    # The false-alarm rate of the reconstruction error alone is at most the stated rate, too.
     small = sum(columns[-1].p_value <= 0.05 for columns in found)
     assert stats.binom.sf(small - 1, len(found), 0.05) > 1e-3
 
 
 def test_rows_to_which_components_were_fitted_have_smaller_errors():
-    # Therefore the held-out part is the reference. The effect is largest with few rows and many columns.
+    # This is why the held-out part is the reference. The effect is largest with few rows and many columns.
     random = np.random.default_rng(0)
     training, other = (pa.table({f"x{n}": random.normal(size=60) for n in range(40)}) for _ in range(2))
     _, of = learned(training, other)

@@ -24,10 +24,11 @@ SEEN = 5
         ("moot", "2013-05", 1, False),
         ("open", "2013-03", 1, False),
         ("open", "2013-05", 1, True),
-        # The window's own request counts, whatever happened to it.
+        # A request for the window itself counts in every state.
         ("moot", "2013-04", 1, True),
         ("expired", "2013-04", 1, True),
-        # A request that was recorded while the window was being checked could not have been answered yet.
+        # A request that was recorded while this window was being checked could not have been answered yet, so it
+        # counts.
         ("open", "2013-03", SEEN, False),
         ("open", "2013-03", SEEN + 1, True),
         ("expired", "2013-03", SEEN + 1, True),

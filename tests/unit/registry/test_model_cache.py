@@ -213,7 +213,7 @@ def test_only_folders_whose_size_is_not_recorded_are_measured(temporary, monkeyp
     assert add("d") == ["d", "unrecorded"]
     shutil.rmtree(folder / "unrecorded")
     assert add("e") == ["e"]
-    # The record is damaged, or gone.
+    # First the record is damaged, then it is deleted.
     record.write_text(f"many\n{MODEL} a\n{MODEL}")
     assert add("f") == ["b c", "d", "e", "f"]
     record.unlink()

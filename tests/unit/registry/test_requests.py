@@ -133,7 +133,7 @@ def test_the_training_run_reads_the_monitored_window_from_the_key_of_the_event(s
         ("2013-05", "2013-04", "2013-04"),
         ("customer 7", "2013-04", "2013-04"),
         (None, "2013-04", "2013-04"),
-        # The run's own form of the key is kept.
+        # If the run's key means the same window, its own form is kept.
         ("20130401", "2013-04-01", "20130401"),
         ("2013-04", "2013-04[Europe/Berlin]", "2013-04[Europe/Berlin]"),
     ],
@@ -212,12 +212,12 @@ def test_one_event_is_sent_with_the_window_as_its_key_whatever_the_key_of_the_ru
 @pytest.mark.parametrize(
     ("earlier", "is_sent"),
     [
-        # Only this task has sent it: a user has cleared the task.
+        # This task itself has sent the request before. It was cleared, so it sends the request again.
         ([Sent(request(), "own")], True),
         ([Sent(request())], False),
         ([Sent(request(), "own"), Sent(request())], False),
         ([Sent(request("2013-03"))], True),
-        # The artifact store was emptied, and ids repeat.
+        # After the artifact store was emptied, a new request has the id of an old one.
         ([Sent(request().model_copy(update={"created": NOW - timedelta(days=9)}))], True),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_task_sends_a_request_again_and_another_task_does_not(earlier, is_sent
         # The last request counts.
         ([Sent(request("2013-03"), runs=1), Sent(request("2013-02"), runs=0)], True, False),
         ([Sent(request("2013-03"), runs=0), Sent(request("2013-02"), runs=1)], True, True),
-        # A user has cleared the task, and its own request started nothing before.
+        # The task was cleared, and the request that it sent before started no run.
         ([Sent(request(), "own", runs=0)], True, True),
     ],
 )

@@ -69,7 +69,7 @@ def test_windows_and_versions_have_datasets_of_their_own(store, tmp_path):
     found.stop()
     entries = PredictionLog(store, "m").entries()
     assert [(entry.rows, entry.details["model_version"]) for entry in entries] == [(4, 1), (2, 2), (2, 2)]
-    # From these, `airflow mlops predictions` knows that the model predicts a quantile.
+    # `airflow mlops predictions` uses these details to find that the model predicts a quantile.
     assert all(entry.details["metrics"] == ["rmse", "pinball_a0.9"] for entry in entries)
     assert logged(store) == sorted((f"id-{number}", row) for number in range(4) for row in (0, 1))
     assert not list((tmp_path / "spool").iterdir())
@@ -101,7 +101,7 @@ def test_the_lag_is_the_age_of_the_oldest_prediction_that_the_store_lacks(store,
         return metrics.registry.get_sample_value("mlops_serve_log_lag_seconds")
 
     now = time.time()
-    # The file of these predictions is open, and was last written just now.
+    # The file of these predictions is still open. The last row was written just now.
     for age in (30, 2):
         found.add(answer(age, now - age))
         found._flush()

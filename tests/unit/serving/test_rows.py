@@ -109,7 +109,7 @@ def test_the_weight_of_a_row_is_logged_if_the_request_has_it(model):
     columns = InputColumns(contract, training)
     rows = [{"a": 1, "b": 2.5, "weight": 2}, {"a": 1, "b": 2.5, "weight": 0.5}, {"a": 1, "b": 1}]
     logged = columns.logged([columns.rows(rows[:2]), columns.rows(rows[2:])])
-    # A weight is a number, although all weights of the training set were whole.
+    # A weight may have fractions, although all weights of the training set were integers.
     assert logged.column("weight") == pa.array([2.0, 0.5, None])
     assert columns.has("weight")
     with pytest.raises(SchemaError, match="'weight'"):

@@ -39,7 +39,7 @@ def test_call_arrives_unchanged(store, monkeypatch):
     made = call(store, spec={"sql": SQL, "text": "ü" * 200_000})
     write_call(made)
     assert received(made, monkeypatch) == made
-    # A process that the step starts does not run the call again.
+    # A process that the step starts must not receive the call again.
     assert not {STORE_VARIABLE, KEY_VARIABLE} & set(os.environ)
 
 

@@ -69,7 +69,7 @@ def test_usual_requests_are_parsed_once(monkeypatch):
 
 
 def test_numbers_that_json_lacks_are_null_in_an_answer():
-    # A linear model with a feature that is infinite in single precision answers with such a score.
+    # For example, a linear model returns such a score if a feature is infinite in single precision.
     answer = json_answer({"score": [0.5, float("nan"), float("inf"), -float("inf")]})
     assert answer.body == b'{"score":[0.5,null,null,null]}'
 

@@ -220,7 +220,7 @@ def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, 
         await log.add(answer(by, "later"))
         await log.add(answer(by, "by the canary"), "canary")
         await until(lambda: log._settled == 2)
-        # Signals that end the server do not end it.
+        # The signals that stop the server do not stop the process that writes the log.
         log._process.terminate()
         await log.stop()
 
@@ -230,7 +230,7 @@ def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, 
     for apart, name, expected in (
         (None, "m_predictions", {"kept", "later"}), ("canary", "m_canary_predictions", {"by the canary"}),
     ):  # fmt: skip
-        assert merge(store, "m", name, end, apart=apart) == []  # it has merged them
+        assert merge(store, "m", name, end, apart=apart) == []  # the process has already merged the files
         rows = [row for batch in PredictionLog(store, "m", name).batches() for row in batch.to_pylist()]
         assert {row["request_id"] for row in rows} == expected
         assert len(rows) == len(expected)

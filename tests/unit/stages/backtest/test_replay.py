@@ -84,7 +84,7 @@ def test_no_strategy_knows_a_window_before_its_labels_have_arrived(delay):
 def test_a_training_helped_if_the_replaced_model_would_have_lost_more():
     steps = replay([1.0] * 6 + [-1.0] * 6).policy(Policy()).steps
     assert [step.helped for step in steps if step.trained] == [True]
-    # A single window with another relation: the model that learned it is worse in all windows that follow.
+    # A single window has another relation. The model that was trained on it is worse in all later windows.
     every = replay([1.0] * 5 + [-1.0] + [1.0] * 3).every_window()
     after = every.steps[5 - 3]
     assert after.helped is False
@@ -213,5 +213,6 @@ def test_windows_of_a_replaced_model_do_not_count_for_persistence():
     policy = world.policy(Policy.model_validate({"persistence": {"k": 2, "n": 3}}))
     trained = [number for number, step in enumerate(policy.steps) if step.trained]
     assert len(trained) >= 2
-    # The policy needs two windows that fire, both of the new model, so the next training is at least two windows later.
+    # The policy needs two windows with a trigger, both of the new model. So the next training is at least two windows
+    # later.
     assert min(np.diff(trained)) >= 2

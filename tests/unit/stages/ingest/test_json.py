@@ -250,7 +250,7 @@ def test_the_records_are_found_between_any_other_values(before, texts, after, bl
 
 @pytest.mark.parametrize("second", ["{", "null", ' {"a": 12345678901234567890}', "\t\r{}"])
 def test_a_line_with_a_second_record_is_refused(second, ingestion, written):
-    # Arrow reads two rows. The check that no number was rounded did not see them.
+    # Arrow would read two rows. The check for rounded numbers does not notice this.
     content = '{"a": 1.5, "s": "}{"}\n{"a": 1.5, "s": "} null"}' + second + "\n"
     with pytest.raises(MalformedFileError, match="line 2 has more than one value"):
         ingestion.run(written("a.jsonl", content))

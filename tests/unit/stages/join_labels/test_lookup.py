@@ -249,7 +249,8 @@ def test_the_weight_in_the_row_of_the_label_is_joined(tmp_path, kind):
     # A correction has its own weight.
     twice = pa.table({"k": [1, 2, 1], "y": [True, False, True], "w": pa.array([4, 7, 6], kind), "v": [2, 1, 1]})
     assert weights(store, twice, labels_version="v") == [(True, 4), (False, 7), (None, None)]
-    # Without an order, it is unknown which weight is valid. The weight of a row without a label does not matter.
+    # Without an order of the labels, it is unknown which weight is valid. The weight of a row without a label does not
+    # matter.
     assert weights(store, twice.drop_columns("v")) == ["several"]
     equal = pa.table({"k": [1, 2, 1], "y": [True, False, True], "w": pa.array([4, 7, 4], kind)})
     assert weights(store, equal) == [(True, 4), (False, 7), (None, None)]

@@ -96,11 +96,11 @@ def test_forms_of_one_key(one, other, kind):
         (["a"], [None]),
         ([None], ["a"]),
         (["a"], []),
-        # A label that is late has no form.
+        # The labels have not arrived yet, so their form is unknown.
         (["2024-03-05"], ["2024-03-04"]),
         (["20240305"], ["20240304"]),
         (["20240305"], ["10000001"]),
-        # Any form that a label has.
+        # The labels may have several forms, and any of them is accepted.
         (["3/5/2024", "2024-03-05"], ["2024-03-04", "3/4/2024"]),
         (["1.10.3"], ["flight"]),
     ],

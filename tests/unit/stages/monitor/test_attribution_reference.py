@@ -105,7 +105,8 @@ def test_clusters_are_sampled_with_all_their_rows_of_all_batches(store, monkeypa
 def test_a_window_with_too_few_clusters_is_not_tested_and_is_no_reference(store):
     few = predictions(store, "2013-04", 400, per_flight=100)
     found = measure(store, "2013-04", few, groups="flight")
-    # With 4 columns, 2 * 5 clusters have 252 assignments: more than 4 / 0.05.
+    # The test needs p-values below 0.05 for each of 4 columns. 2 * 5 clusters can be assigned in 252 ways, which is
+    # more than 4 / 0.05.
     assert "4 clusters with attributions, the test needs 5" in note(found)
     assert not store.find("attributions")
     assert (

@@ -90,7 +90,8 @@ def month(number: int) -> pa.Table:
 
 def test_challengers_learn_from_all_windows_before_the_compared_one_and_from_no_later_one(given):
     older, current, since_training = given()
-    # The past counts the compared window. May and June are in the store and later than the compared window.
+    # "3" means the last three windows including the compared one. May and June are in the store, but later than the
+    # compared window.
     assert older == {None: [1, 2, 3], 3: [2, 3], 1: []}
     assert current == [4]
     assert since_training == 3
@@ -114,7 +115,7 @@ def test_without_times_the_training_set_belongs_to_its_window(given):
 
 
 def test_windows_are_counted_in_calendar_time(given):
-    # April and May have more days than two Junes.
+    # Windows are counted in months: April and May together have more days than two Junes.
     older, current, _ = given(checked=6)
     assert older == {None: [1, 2, 3, 4, 5], 3: [4, 5], 1: []}
     assert current == [6]

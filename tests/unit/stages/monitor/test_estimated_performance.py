@@ -170,7 +170,7 @@ def test_a_model_of_counts_has_an_estimate_of_rmse_until_labels_arrive(store):
     window = check(store, rows(1))
     found = performance.estimated(window, of_counts, Realised()).performance
     assert (found.metric, found.value) == ("rmse", performance.estimated(window, trained, Realised()).performance.value)
-    # The policy asks for another metric, which needs labels.
+    # The metric of the policy can only be measured with labels.
     named = performance.estimated(check(store, rows(1), metric="poisson_deviance"), of_counts, Realised())
     assert named.performance is None
     judged = replace(trained, contract=CONTRACT.model_copy(update={**update, "judged_by": "ndcg_k10_by-query"}))
@@ -197,7 +197,7 @@ def test_copies_of_the_rows_of_a_customer_make_no_estimate_more_certain(store, l
         return found.high - found.low
 
     alone = width(every)
-    # 16 copies have the information of one row, and the quantile is Student's.
+    # 16 copies carry the information of one row. The interval uses Student's t quantile.
     assert width(every, groups="customer") / alone == pytest.approx(4, rel=0.05 if not labels else 0.1)
 
 

@@ -100,7 +100,7 @@ def test_larger_noise_is_flagged_and_requests_retraining(store, reference):
     assert verdict.headline == reason
     assert "Realised interval coverage: 0.8" in verdict.details[0]
     assert verdict.details[0].endswith(". The intervals were built for a coverage of 90.00%.")
-    # The bound of the policy is that of the error.
+    # `max` of the policy limits the error, not the coverage.
     assert lost_coverage(found(store, reference, rows(3), max=0.5)) is None
 
     ignored = found(store, reference, noisy, retrain_on=[])
@@ -110,7 +110,7 @@ def test_larger_noise_is_flagged_and_requests_retraining(store, reference):
     replaced = findings.model_copy(update={"champion": ModelVersionRef(model="delays", version=2, run_id="s")})
     assert "performance" not in triggers(replaced)
     assert not any("interval coverage" in detail for detail in decide(replaced).details)
-    # The alarm is caused by the coverage, and not by the noise: with wider intervals, there is none.
+    # The coverage causes the alarm, not the noise: with wider intervals, there is no alarm.
     wide = reference.contract.interval.model_copy(update={"margin": 3.0})
     contract = reference.contract.model_copy(update={"interval": wide})
     other = TrainingReference(V1, contract, reference.profile, [], [], {}, [])

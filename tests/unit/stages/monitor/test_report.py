@@ -214,7 +214,7 @@ def test_an_estimate_is_shown_with_the_realised_value_and_alone_before_labels_ar
     assert "2013-03: roc_auc 0.700 (0.690 to 0.710), v1, watch" in page
     assert "2013-05: estimated roc_auc 0.710" in page
     assert "2013-05: roc_auc" not in page
-    # The legend has one more.
+    # The legend contains one more mark.
     assert page.count("<path") == 4
     assert "the realised value lies" not in words
     assert "the realised value lies inside" in render(report(estimated=estimate(0.705)))
@@ -231,7 +231,7 @@ def test_the_bound_and_the_best_recent_level_are_figures_and_the_bound_is_a_line
     assert "Minimum ROC AUC 0.705 policy; missed, but not significantly" in words
     assert "Best recent ROC AUC 0.800 v3 in 5 windows; difference -0.130 to -0.070, corrected for 2 versions" in words
     assert ">min 0.705</text>" in page
-    # A bound outside the plotted range is a figure only.
+    # A bound outside the plotted range is shown as a number, but not drawn.
     far = render(report(policy=Policy(min=0.1), performance=measured))
     assert "Minimum ROC AUC 0.100 policy; met" in text_of(far)
     assert "min 0.1</text>" not in far

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# Runs the step until it would connect to MLflow, and says what is imported then.
+# Runs the step until it would connect to MLflow, and prints which modules are imported then.
 PROGRAM = """
 import sys
 from airflow_mlops.data.store import ArtifactStore

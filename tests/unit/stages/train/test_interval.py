@@ -133,7 +133,7 @@ def test_batches_and_the_server_give_the_same_ends_bit_for_bit(linear):
     assert (outputs["prediction_lower"]["data"], outputs["prediction_upper"]["data"]) == (lower, upper)
     asked = {"outputs": [{"name": "prediction_upper", "parameters": {"binary_data": True}}]}
     assert np.frombuffer(protocol.answer(served, predictions, "one", asked)[1][0], "<f8").tolist() == upper
-    # What the server logs are the columns of scoring in batches.
+    # The server logs the same columns as ScoreOperator writes.
     logged = _logged([Answer(served, rows, predictions, "one", 0.0, 1.0)], KEEP_ALL, 1.0)
     assert [logged[name].to_pylist() for name in INTERVAL_COLUMNS] == [lower, upper]
 

@@ -314,14 +314,14 @@ def test_all_models_of_an_evaluation_have_the_same_weights(tmp_path):
         with_weights(data, [*two, candidate(3, contract, None)], live=False)
     with pytest.raises(WeightError, match="has no column 'absent'"):
         with_weights(data, [candidate(1, contract, "absent")], live=False)
-    # A foreign model is measured with the weights of the other candidates.
+    # A foreign model is measured with the same weights as the other candidates.
     foreign = candidate(4, contract, None, PyfuncModel)
     assert with_weights(data, [foreign, *two], live=False).weight_column == "weight"
     assert with_weights(data, [foreign], live=False) is data
-    # If rows in production lack the column, no row is weighted.
+    # If the column is missing in production, no row is weighted.
     assert with_weights(data, [candidate(1, contract, "absent")], live=True).weight is None
     assert with_weights(data, two, live=True).weight_column == "weight"
-    # The online server logs the column also if no request has it, and scoring may hash it.
+    # The online server writes the column even if no request contains it. Scoring may hash the column.
     rows = dataset.table("test")
     place = rows.schema.get_field_index("weight")
     for values, details in (

@@ -75,7 +75,8 @@ def test_a_number_is_the_threshold_of_a_model_that_is_fitted_to_all_rows(store):
     found, _ = fit(store, LOGISTIC, threshold=0.3)
     assert (found.contract.threshold, len(found.train.labels)) == (0.3, 500)
     assert (found.contract.threshold_choice.rows, found.contract.threshold_choice.point) == (0, None)
-    # Contracts of earlier versions have no such field, and no threshold of another class is described.
+    # Contracts of earlier versions do not have this field. If another class becomes positive, the choice of the
+    # threshold is dropped.
     old = found.contract.model_dump(mode="json", exclude={"threshold_choice"})
     assert ModelContract.model_validate(old).threshold_choice is None
     assert found.contract.with_positive(0).threshold_choice is None

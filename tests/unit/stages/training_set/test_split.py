@@ -58,7 +58,7 @@ def test_every_split_is_disjoint_complete_and_independent_of_order(data, options
     try:
         parts, facts = divide(original, split, "time", ["key", "time"], label="plane")
     except TrainingError as error:
-        # The part is empty in any order.
+        # The same part is empty for any order of the rows.
         with pytest.raises(TrainingError, match="leaves the split part"):
             divide(original.take(shuffled), split, "time", ["key", "time"], label="plane")
         assert "leaves the split part" in str(error)  # noqa: PT017

@@ -215,7 +215,7 @@ def test_a_retry_runs_only_the_parts_that_are_missing(store, monkeypatch):
     before, executors, limit = stored(store), LocalExecutors(store.url), total
     found = build(store, executors)
     assert found.rows == whole.rows
-    # Of the parts that write, only one was missing.
+    # Only one of the parts that write files had to run again.
     assert len(added) == total
     assert len([part for part in executors.ran if isinstance(part, list)]) == 1
     assert listed(store, found) & before

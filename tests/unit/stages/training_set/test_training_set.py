@@ -163,7 +163,7 @@ def test_split_parts_of_many_rows_are_several_files_with_the_same_row_groups(sto
                   for dataset in (one, several))  # fmt: skip
         assert next(groups) == next(groups)
         assert one.table(part).equals(several.table(part))
-    # Rows of a single file are what they were before there were several files.
+    # The rows of a single file are the same as before training sets had several files.
     monkeypatch.setattr(files, "FILE_ROWS", 133)
     assert build(store, entities, split=split).dataset == one.ref
 

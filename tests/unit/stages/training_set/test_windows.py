@@ -122,7 +122,7 @@ def test_months_before_the_first_are_a_gap_too(store):
         build(store, window=Rolling("P6M"))
     result = build(store, gaps="allow", window=Rolling("P6M"))
     assert open_dataset(store, result.dataset).manifest.details["gaps"] == ["2013-Q1"]
-    # A decaying window begins with the oldest data that there is.
+    # A decaying window begins with the oldest available data.
     assert "gaps" not in open_dataset(store, build(store, window=Decay("P30D")).dataset).manifest.details
 
 

@@ -49,7 +49,7 @@ def inference_service(ready="True", generation=3, canary=None, **predictor) -> d
     [
         (inference_service(), True),
         (inference_service(latestCreatedRevision="b", latestReadyRevision="b"), True),
-        # The revision before answers, and the new one is not ready.
+        # The previous revision answers. The new one is not ready.
         (inference_service(latestCreatedRevision="b", latestReadyRevision="a"), False),
         (inference_service(generation=2), False),
         (inference_service(ready="False"), False),

@@ -57,7 +57,7 @@ def test_a_window_is_shown_and_withdrawn(airflow, store, capsys):  # noqa: F811
         airflow("datasets", "rows", "--withdraw", "2013-01", "--reason", "Again.")
 
 
-def test_the_command_says_that_the_prediction_log_still_contains_what_was_withdrawn(airflow, store, capsys):  # noqa: F811
+def test_the_command_says_that_the_prediction_log_still_contains_the_withdrawn_rows(airflow, store, capsys):  # noqa: F811
     made = score_rows(store, model_in_memory(), 1, "2013-01", rows_of(0, 1, 2))
     name = made.name
     airflow("datasets", name, "--withdraw", "2013-01", "--reason", "The clock was wrong.")

@@ -65,7 +65,7 @@ def dags(folder):
     return bag.dags
 
 
-def test_a_person_is_asked_until_the_answers_fit(init, file, tmp_path, monkeypatch, capsys):
+def test_a_question_is_repeated_until_the_answer_is_valid(init, file, tmp_path, monkeypatch, capsys):
     answers = iter(["lateness", "late", "soon", "30D"])
     questions = []
 
@@ -84,7 +84,7 @@ def test_a_person_is_asked_until_the_answers_fit(init, file, tmp_path, monkeypat
     assert "soon" in capsys.readouterr().out
 
 
-def test_a_script_must_say_what_the_data_does_not_tell_and_nothing_is_written(init, file, tmp_path, monkeypatch):
+def test_without_a_terminal_missing_facts_are_an_error_and_nothing_is_written(init, file, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     with pytest.raises(SystemExit, match="--label"):
         init("orders", "--files", file)
@@ -113,7 +113,7 @@ def test_a_table_is_read_by_window(init, shop, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("label", [("late", "0"), ("items", "30D")])
-def test_the_rules_of_the_pipeline_accept_the_files(label, init, file, tmp_path):
+def test_the_files_pass_the_lint_of_the_ci_pipeline(label, init, file, tmp_path):
     name, delay = label
     init("orders", "--files", file, "--label", name, "--label-delay", delay, "--ci", "github")
     pipeline = (tmp_path / "orders" / ".github" / "workflows" / "dags.yml").read_text()
@@ -135,7 +135,7 @@ def test_the_rules_of_the_pipeline_accept_the_files(label, init, file, tmp_path)
         (["orders", "--table", "orders", "--conn-id", "shop", "--label-delay", "99999999999D"], "not a duration"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(words, message, init, shop):
+def test_invalid_arguments_are_refused(words, message, init, shop):
     with pytest.raises(SystemExit, match=message):
         init(*words)
 
@@ -145,7 +145,7 @@ EUROPEAN = "order_id;at;zip;items;late\n" + "\n".join(
 )
 
 
-def test_the_remedy_of_an_error_can_be_passed_on_and_is_in_the_dags(init, tmp_path, airflow_db):
+def test_the_options_that_an_error_suggests_are_accepted_and_are_in_the_dags(init, tmp_path, airflow_db):
     (tmp_path / "orders.csv").write_text(EUROPEAN)
     words = ("orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0")
     with pytest.raises(SystemExit) as failure:
@@ -176,7 +176,7 @@ def test_a_window_that_does_not_show_the_type_of_a_column_is_ingested_with_this_
         assert str(found["weight"].type) == "double"
 
 
-def test_the_remedy_for_tabs_is_accepted(init, tmp_path):
+def test_the_option_suggested_for_tabs_is_accepted(init, tmp_path):
     (tmp_path / "orders.csv").write_text(
         "order_id\tat\titems\tlate\n" + "\n".join("\t".join(map(str, row)) for row in ROWS)
     )

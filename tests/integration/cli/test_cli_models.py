@@ -61,7 +61,7 @@ def test_a_broken_ledger_is_an_error_after_the_facts(airflow, filled, capsys):  
     assert "entry 1" in output.err
 
 
-def test_an_unknown_model_and_an_empty_store_are_said(airflow, store, capsys):  # noqa: F811
+def test_an_unknown_model_and_an_empty_store_are_reported(airflow, store, capsys):  # noqa: F811
     with pytest.raises(SystemExit, match="'delays'"):
         airflow("status", "delays")
     airflow("models")

@@ -106,7 +106,7 @@ def test_a_retry_finds_every_result(store, calls):
         assert found == call["result"]
 
 
-def test_specs_and_results_mean_what_they_meant(calls):
+def test_stored_specs_and_results_keep_their_meaning(calls):
     for call in calls:
         hints = get_type_hints(importlib.import_module(f"airflow_mlops.stages.{call['step']}.step").run)
         spec = hints["spec"].model_validate(call["spec"]).model_dump(mode="json")
@@ -168,7 +168,7 @@ def test_the_contract_and_the_profile_of_each_version(store, client):
         assert set(profile.importance) == {"hour", "distance", "carrier", "humid"}
 
 
-def test_the_lifecycle_goes_on(store, calls):
+def test_the_lifecycle_continues_on_the_store(store, calls):
     features = of(calls, "training_set")[-1]["result"]["dataset"]
     again = run("score", store, model="delays", dataset=features, window="2013-04", name="again")
     assert (again.scored_by.version, again.dataset.rows) == (1, 700)

@@ -161,7 +161,7 @@ def test_scores_profiles_and_labels_are_the_same_as_on_the_worker(cluster, run_d
     assert len(store.find("checkpoints/join_labels/parts")) == 1
 
 
-def test_a_part_whose_executor_is_lost_runs_again(cluster, store, tmp_path):
+def test_the_part_of_a_lost_executor_runs_again(cluster, store, tmp_path):
     code = """
 import os
 import pathlib
@@ -305,7 +305,7 @@ def test_an_error_of_an_executor_is_the_error_of_the_step(cluster, store, client
     assert cluster.session.range(1).count() == 1
 
 
-def test_executors_without_python_are_one_sentence(cluster, store):
+def test_the_error_about_executors_without_python_is_one_sentence(cluster, store):
     place = Spark(conf={"spark.pyspark.python": "/nowhere/python"})
     executors = SparkExecutors(place, store.url, lambda _: cluster.connection(), "a test")
     with pytest.raises(SpecError) as caught:
@@ -343,7 +343,7 @@ def test_a_closed_session_leaves_no_handler_that_needs_the_server_at_exit(cluste
     assert not left
 
 
-def test_a_server_that_does_not_answer_is_an_error_that_a_retry_may_not_have(store):
+def test_a_server_that_does_not_answer_is_a_retryable_error(store):
     pytest.importorskip("pyspark")
     nobody = ConnectionInfo.of("spark", conn_type="spark_connect", host="sc://127.0.0.1", port=free_port())
     executors = SparkExecutors(Spark(), store.url, lambda _: nobody, "a test")
@@ -378,7 +378,7 @@ pairs = FeatureView(name="pairs", entities=[place, number], ttl=timedelta(hours=
 """
 
 
-def test_feasts_spark_store_joins_as_files_are_joined(cluster, tmp_path, monkeypatch):
+def test_feasts_spark_store_gives_the_same_join_as_files(cluster, tmp_path, monkeypatch):
     """The files of events and results are deleted. Neither the process nor Spark is in UTC."""
     # In New York, the hour before this time has the same text, because summer time ends.
     start = datetime(2013, 11, 3, 6, 30, tzinfo=timezone.utc)

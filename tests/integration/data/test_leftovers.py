@@ -111,7 +111,7 @@ def killed(url, code):
         os.kill(process.pid, signal.SIGKILL)
 
 
-def test_what_a_killed_writer_leaves_is_a_leftover(store):
+def test_files_of_a_killed_writer_are_leftovers(store):
     store.write_json("results/a.json", {})
     whole = content(store)
     killed(
@@ -139,7 +139,7 @@ def test_what_a_killed_writer_leaves_is_a_leftover(store):
     assert content(store) == whole
 
 
-def test_what_a_killed_exclusive_write_leaves_is_a_leftover(store):
+def test_the_file_of_a_killed_exclusive_write_is_a_leftover(store):
     killed(
         store.url,
         """

@@ -71,7 +71,7 @@ def repo(tmp_path):
     return Repo(tmp_path / "repo", ArtifactStore(f"file://{tmp_path}/store"))
 
 
-def test_feast_is_asked_again_if_definitions_names_of_files_or_packages_change(repo, monkeypatch):
+def test_feast_reads_the_repository_again_if_definitions_names_of_files_or_packages_change(repo, monkeypatch):
     first, was_asked = repo.look_up()
     assert was_asked
     assert repo.look_up() == (first, False)
@@ -95,7 +95,7 @@ def test_feast_is_asked_again_if_definitions_names_of_files_or_packages_change(r
     assert repo.look_up() == (fourth, True)
 
 
-def test_feast_is_asked_if_the_stored_description_cannot_be_used(repo, monkeypatch):
+def test_feast_reads_the_repository_if_the_stored_description_cannot_be_used(repo, monkeypatch):
     found, _ = repo.look_up()
     for key in repo.store.keys("cache/features"):
         repo.store.write_bytes(key, b'{"content": {"views": []}')

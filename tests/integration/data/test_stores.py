@@ -190,7 +190,7 @@ def test_parallel_decisions_are_all_in_the_ledger(store):
 
 
 @pytest.mark.parametrize("kind", REMOTE)
-def test_a_bucket_that_does_not_exist_is_no_empty_store(kind):
+def test_a_missing_bucket_is_not_read_as_an_empty_store(kind):
     with KINDS[kind]() as url:
         scheme, _, path = url.partition("://")
         store = ArtifactStore(f"{scheme}://absent-{path}")
@@ -212,7 +212,7 @@ def test_a_store_that_replaces_files_is_refused():
 
 
 @pytest.mark.parametrize("protocol", ["s3", "abfs", "gs"])
-def test_a_server_that_is_away_is_an_error_that_can_be_retried(protocol, monkeypatch):
+def test_an_unavailable_server_is_a_retryable_error(protocol, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"

@@ -119,7 +119,7 @@ def test_a_failure_while_rows_are_written_leaves_the_table_as_it_was(database):
     assert content(database) == [("delays", 1, 1), ("delays", 1, 2), ("delays", 1, 3)]
 
 
-def test_tasks_that_write_at_the_same_time_double_no_row(database):
+def test_tasks_that_write_at_the_same_time_duplicate_no_row(database):
     # The table does not exist yet, and each version is written twice, as by a task and its retry.
     with ThreadPoolExecutor(4) as threads:
         written = threads.map(lambda version: replace(database, list(range(50)), version=version), (1, 2, 1, 2))
@@ -225,7 +225,7 @@ def test_a_table_may_have_a_schema(request, database):
     assert content(database, quoted) == [("delays", 1, 1), ("delays", 1, 2)]
 
 
-def test_databases_that_are_not_there_are_named(tmp_path):
+def test_the_error_names_a_database_that_cannot_be_reached(tmp_path):
     with pytest.raises(SourceError, match="'bi' refers to the SQLite file .*gone.db, which does not exist"):
         replace(Database("sqlite", ConnectionInfo.of("bi", conn_type="sqlite", host=str(tmp_path / "gone.db"))), [1])
     lost = ConnectionInfo.of("bi", conn_type="postgres", host="127.0.0.1", port=1, login="me", password=PASSWORD)

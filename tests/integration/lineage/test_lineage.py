@@ -359,7 +359,7 @@ def test_models_have_metrics_signature_and_the_id_of_their_training_set(lifecycl
     assert all(verdict["model"] == used["model"] and verdict["version"] == 1 for verdict in verdicts.values())
 
 
-def test_what_each_task_used_is_in_its_event_and_with_the_version(lifecycle):
+def test_the_resources_of_each_task_are_in_its_event_and_with_the_version(lifecycle):
     events, context = lifecycle
     used = {task: found for task, event in events.items() if (found := event["run"]["facets"].get("mlops_usage"))}
     assert set(events) - set(used) == {"lifecycle"}

@@ -103,7 +103,7 @@ def test_a_task_leaves_its_result_its_dataset_and_its_asset_event(airflow: LiveA
     assert result["summary"] in airflow.logs("numbers", april, "ingest", try_number=2)
 
 
-def test_the_partition_travels_to_the_dag_that_the_asset_starts(airflow: LiveAirflow, report: str):
+def test_the_partition_key_is_passed_to_the_dag_that_the_asset_starts(airflow: LiveAirflow, report: str):
     assert len(airflow.runs("report")) == 1
     assert airflow.get(f"/api/v2/dags/report/dagRuns/{report}")["partition_key"] == "2013-04"
     assert airflow.xcom("report", report, "report")["month"] == "2013-04"
@@ -137,7 +137,7 @@ def test_nothing_else_is_served(airflow: LiveAirflow, report: str, key: str):
     assert airflow.request("GET", f"/mlops/artifacts/{key}")[0] == 404
 
 
-def test_the_scheduler_preloads_what_it_is_told_and_survives_what_is_missing(airflow: LiveAirflow, report: str):
+def test_the_scheduler_preloads_the_configured_modules_and_ignores_missing_ones(airflow: LiveAirflow, report: str):
     output = airflow.output("scheduler")
     assert output.count("Preloaded module preloaded_for_test in") == 1
     assert output.count("no_such_module cannot be imported (ModuleNotFoundError") == 1
@@ -145,7 +145,7 @@ def test_the_scheduler_preloads_what_it_is_told_and_survives_what_is_missing(air
     assert "Preloaded module" not in airflow.output("triggerer")
 
 
-def test_a_retry_repeats_nothing_and_a_cleared_task_runs_again(airflow: LiveAirflow, april: str):
+def test_a_retry_returns_the_stored_result_and_a_cleared_task_runs_again(airflow: LiveAirflow, april: str):
     (ingest,) = airflow.task_instances("numbers", april)
     assert ingest["try_number"] == 2
     again = "An earlier try of this task finished the step"

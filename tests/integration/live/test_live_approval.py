@@ -125,7 +125,7 @@ def promote_task(airflow, dag_id, run_id) -> dict:
     return next(item for item in airflow.task_instances(dag_id, run_id) if item["task_id"] == "promote")
 
 
-def test_only_an_assignee_may_answer_and_the_ledger_says_who_did(airflow, model):
+def test_only_an_assignee_may_answer_and_the_ledger_names_the_assignee(airflow, model):
     run_id = model.start("approve")
     asked = airflow.request_for_approval("approve", run_id)
     assert asked["subject"] == f"Promote {model.name} v2?"
@@ -161,7 +161,7 @@ def test_a_rejection_succeeds_and_promotes_nothing(airflow, model):
     assert [line.split()[0] for line in model.told.read_text().splitlines()] == ["approval", "refused"]
 
 
-def test_the_scheduler_ends_the_wait(airflow, model):
+def test_the_scheduler_ends_the_wait_for_an_answer_at_the_timeout(airflow, model):
     run_id = model.start("hurry")
     airflow.wait_for_success("hurry", run_id)
     assert model.champion() == 1
@@ -180,7 +180,7 @@ def test_a_champion_that_changes_meanwhile_is_not_overwritten(airflow, model):
     assert "now the champion is v3" in airflow.xcom("approve", run_id, "promote")["reason"]
 
 
-def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):
+def test_the_answer_is_kept_after_a_second_deferral_and_a_retry(airflow, model):
     run_id = model.start("later")
     airflow.request_for_approval("later", run_id)
     assert airflow.answer("later", run_id, "promote", "Approve") == 200
@@ -192,7 +192,7 @@ def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):
     assert [line.split()[0] for line in model.told.read_text().splitlines()] == ["approval", "promoted"]
 
 
-def test_clearing_asks_again_but_never_under_the_words_of_another_request(airflow, model):
+def test_a_cleared_task_asks_again_but_not_with_the_text_of_another_request(airflow, model):
     run_id = model.start("approve")
     airflow.request_for_approval("approve", run_id)
     assert airflow.answer("approve", run_id, "promote", "Reject") == 200
@@ -225,7 +225,7 @@ def test_the_serialized_dag_stays_the_same_however_often_it_is_parsed(dags):
     assert "Notify(approval=['WriteNotifier']" in found[0]
 
 
-def test_an_answer_that_a_dying_worker_did_not_take_is_not_asked_for_again(airflow, model):
+def test_an_answer_that_a_killed_worker_did_not_process_is_not_requested_again(airflow, model):
     run_id = model.start("slow")
     airflow.request_for_approval("slow", run_id)
     assert airflow.answer("slow", run_id, "promote", "Approve", "Now.", user="ada") == 200

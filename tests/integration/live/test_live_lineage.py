@@ -27,7 +27,7 @@ enable_lineage(dag)
 """
 
 
-def test_a_worker_of_a_live_airflow_tells_the_same(airflow: LiveAirflow, tmp_path):
+def test_a_worker_of_a_live_airflow_emits_the_same_events(airflow: LiveAirflow, tmp_path):
     """The connection is in Airflow's database, and the step runs in a different process than the one that emits the events."""
     log = Path(json.loads(airflow.env["AIRFLOW__OPENLINEAGE__TRANSPORT"])["log_file_path"])
     write_flights(tmp_path / "flights.db", rows=10)

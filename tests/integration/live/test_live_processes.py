@@ -129,7 +129,7 @@ def reading(airflow: LiveAirflow) -> set[psutil.Process]:
 
 
 @pytest.mark.parametrize("ended_by", ["user", "execution_timeout"])
-def test_a_task_whose_query_is_blocked_ends_within_seconds_and_so_does_the_query(
+def test_a_killed_task_and_its_blocked_query_end_within_seconds(
     ended_by, airflow, postgres  # noqa: F811
 ):  # fmt: skip
     suffix = "" if ended_by == "user" else "_limited"
@@ -170,7 +170,7 @@ def airflow_log(airflow: LiveAirflow, dag_id: str, run_id: str) -> str:
     return json.dumps(airflow.get(path))
 
 
-def test_a_deferred_task_goes_on_with_the_call_it_began_with(airflow, tmp_path):
+def test_a_deferred_task_continues_with_its_first_call(airflow, tmp_path):
     folder = airflow.home
     airflow.call("POST", "/api/v2/variables", {"key": "source", "value": str(folder / "first.csv")})
     run_id = airflow.trigger("deferred", {"file": str(tmp_path / "go")})
@@ -199,7 +199,7 @@ def results(airflow: LiveAirflow) -> int:
     return len(list((airflow.home / "artifacts" / "results" / "counted").rglob("*.json")))
 
 
-def test_a_cleared_task_computes_anew_although_the_dag_has_more_retries_now(airflow):
+def test_a_cleared_task_runs_again_even_if_the_dag_has_more_retries_now(airflow):
     run_id = airflow.trigger("counted")
     airflow.wait_for_success("counted", run_id)
     assert results(airflow) == 1
@@ -214,7 +214,7 @@ def test_a_cleared_task_computes_anew_although_the_dag_has_more_retries_now(airf
     assert results(airflow) == 3
 
 
-def test_a_run_that_was_deleted_and_created_again_computes_anew(airflow):
+def test_a_run_that_was_deleted_and_created_again_runs_again(airflow):
     run_id = airflow.trigger("counted")
     airflow.wait_for_success("counted", run_id)
     before = results(airflow)

@@ -164,7 +164,7 @@ def test_a_person_starts_the_same_training_dags(airflow, store):
         assert Window.model_validate(window) == Window.model_validate("2024-01..2024-02")
 
 
-def test_a_cleared_check_asks_again_and_another_check_of_the_window_does_not(airflow, store):
+def test_a_cleared_check_sends_the_request_again_and_another_check_of_the_window_does_not(airflow, store):
     before = [len(airflow.runs(f"train_{model}")) for model in ("keyed_plain", "plain_keyed")]
     again = check(airflow, "plain_keyed", "2024-04")
     assert (again["decision"], again["request_sent"], again["request_asset"]) == ("retrain", False, None)
@@ -179,7 +179,7 @@ def test_a_cleared_check_asks_again_and_another_check_of_the_window_does_not(air
     assert states(store, "plain_keyed") == {"2024-04": "answered"}
 
 
-def test_what_nothing_answers_holds_nothing_back(airflow, store):
+def test_an_unanswered_request_does_not_limit_later_requests(airflow, store):
     first, second = check(airflow, "paused", "2024-04"), check(airflow, "paused", "2024-05")
     assert [(item["decision"], item["request_sent"]) for item in (first, second)] == [("retrain", True)] * 2
     assert states(store, "paused") == {"2024-04": "expired", "2024-05": "open"}
@@ -197,7 +197,7 @@ def test_what_nothing_answers_holds_nothing_back(airflow, store):
     assert [row["state"] for row in rows] == ["expired", "expired", "answered"]
 
 
-def test_a_check_says_that_nothing_listens(airflow, store):
+def test_a_check_reports_that_no_dag_listens_to_the_request(airflow, store):
     dag, run = start(airflow, "lonely", "2024-04", "2024-04")
     result = finished(airflow, dag, run)
     assert (result["decision"], result["request_sent"]) == ("retrain", True)

@@ -51,7 +51,7 @@ def check(airflow: LiveAirflow, window: str) -> tuple[str, dict]:
     return run_id, airflow.xcom("monitor", run_id, "monitor")
 
 
-def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(airflow: LiveAirflow, client):
+def test_a_request_and_its_reason_are_recorded_with_the_training_and_its_decision(airflow: LiveAirflow, client):
     airflow.parsed("train")
     _, asked = check(airflow, "2013-04")
     reason = "Model 'asked' has no champion yet. Train and promote a first version of model 'asked'."

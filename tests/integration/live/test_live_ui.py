@@ -162,7 +162,7 @@ def test_pages_can_be_used_with_the_keyboard_alone(browse: Browse, model: Model)
     browse("keyboard", model.name, "2013-02")
 
 
-def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, browse: Browse, model: Model) -> None:
+def test_actions_of_users_are_in_the_ledger(airflow: LiveAirflow, browse: Browse, model: Model) -> None:
     def start() -> str:
         run_id = airflow.trigger("ui_promote", {"verdict": str(model.verdict)})
         airflow.request_for_approval("ui_promote", run_id)

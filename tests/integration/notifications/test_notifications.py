@@ -148,7 +148,7 @@ with DAG("monitor_{model}"):
 
 
 @pytest.mark.parametrize("fail", [None, "before", "after"])
-def test_drift_is_sent_once_whenever_the_worker_dies(fail, store, received, run_dag, mlflow_connection):
+def test_drift_is_sent_once_even_if_the_worker_is_killed(fail, store, received, run_dag, mlflow_connection):
     model = f"delays_{uuid.uuid4().hex[:8]}"
     dataset = write(store, "predictions", flights(), "2013-04").model_dump(mode="json")
     source = NOTIFIER + MONITOR.format(model=model, dataset=dataset, events="drift=notifier")

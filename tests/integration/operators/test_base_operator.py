@@ -175,7 +175,7 @@ def vault(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
-def test_secrets_backend_that_is_away_is_retried(place, run_dag, vault, capfd):
+def test_unavailable_secrets_backend_is_retried(place, run_dag, vault, capfd):
     (vault / "away").touch()
     name = "away_" + place.split("(")[0].lower()
     run = run_dag(READ.format(name=name, place=place, conn_id="vaulted", away=str(vault / "away")))

@@ -80,7 +80,7 @@ def versions(client):
     return len(client.search_model_versions("name = 'cached'"))
 
 
-def test_an_unchanged_chain_makes_nothing_and_a_changed_one_only_what_changed(
+def test_an_unchanged_chain_creates_nothing_and_a_changed_chain_only_what_changed(
     run_dag, store, client, code: Path, monkeypatch, capfd, caplog, tmp_path
 ):
     monkeypatch.setenv("AIRFLOW__MLOPS__PRELOAD", "")
@@ -257,7 +257,7 @@ def test_the_operators_with_cache_are_those_whose_stage_says_what_determines_a_r
     assert sum(steps.values()) == 12
 
 
-def test_only_the_series_of_tries_after_a_clear_is_computed_anew():
+def test_only_the_tries_after_a_clear_run_again():
     states: dict[str, object] = {}
 
     def series(max_tries, try_number, clears):

@@ -78,7 +78,7 @@ def window(context: dict[str, Any], text: str | None = None, period: str | None 
         ("30 * * * *", "%Y-%m-%dT%H", "2024-06-01T04:30", "2024-06-01T04[Europe/Berlin]"),
     ],
 )
-def test_a_partition_is_one_of_the_timetable(cron, key_format, day, expected):
+def test_a_partition_has_the_length_and_zone_of_the_timetable(cron, key_format, day, expected):
     formats = {"key_format": key_format} if key_format else {}
     context = scheduled(CronPartitionTimetable(cron, timezone=BERLIN, **formats), day)
     assert window(context) == expected
@@ -235,7 +235,7 @@ def test_windows_in_selections_are_those_of_the_run_too():
     assert spec.gates[0]["can_score"]["window"] == "2024-03-30T23:00:00Z/2024-03-31T22:00:00Z[Europe/Berlin]"
 
 
-def test_a_period_that_is_none_is_refused():
+def test_an_invalid_period_is_refused():
     with pytest.raises(SpecError, match="P1D"):
         calendar(run(None), "1 day")
 

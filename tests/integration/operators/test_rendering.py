@@ -50,7 +50,7 @@ def trained(params: dict[str, Any], **more: Any) -> dict[str, Any]:
     return dict(task.trainer["params"])
 
 
-def test_null_is_no_name():
+def test_a_rendered_null_is_not_a_name():
     task = rendered(
         ScoreOperator, model="m", dataset={}, alias="{{ params.none }}", name="{{ params.none or 'scores' }}"
     )
@@ -112,7 +112,7 @@ def test_params_of_a_trainer_get_numbers_from_templates(template, value):
     assert type(found["x"]) is type(value)
 
 
-def test_what_a_template_gives_is_not_rendered_again():
+def test_the_value_of_a_template_is_not_rendered_again():
     assert trained({"x": "{{ params.evil }}"}, context={"params": {"evil": "{{ 1 + 1 }}"}}) == {"x": "{{ 1 + 1 }}"}
     evil = {"params": {"evil": ["{{ 1 + 1 }}"]}}
     task = rendered(
@@ -151,7 +151,7 @@ def test_fields_convert_text_by_their_type():
     assert parse(Policy, {"tolerance": "0.1", "min_labels": "50"}, "policy").min_labels == 50
 
 
-def test_a_dag_that_renders_native_objects_is_left_alone():
+def test_values_of_a_dag_that_renders_native_objects_are_not_converted():
     # Airflow reads 007 as text and 1_000 as a number.
     assert trained({"x": "{{ var.value.zip }}"}, native=True) == {"x": "007"}
     assert trained({"x": "{{ '1_000' }}"}, native=True) == {"x": 1000}
@@ -176,12 +176,12 @@ def test_a_run_without_a_partition_key_says_so_and_is_not_retried(parameters):
         rendered(IngestOperator, name="n", context=NO_KEY, **parameters)
 
 
-def test_a_native_template_says_so_too():
+def test_a_native_template_without_a_partition_key_has_the_same_error():
     with pytest.raises(AirflowFailException, match="window=: this run has no partition key"):
         rendered(IngestOperator, name="n", files="x", window="{{ partition_key }}", context=NO_KEY, native=True)
 
 
-def test_sensors_say_so_too():
+def test_a_sensor_without_a_partition_key_has_the_same_error():
     with pytest.raises(AirflowFailException, match="window=: this run has no partition key"):
         rendered(ModelHealthSensor, model="m", window="{{ partition_key }}", context=NO_KEY)
 

@@ -217,7 +217,7 @@ def run(operator: str, place: Any, **further: Any) -> tuple[Any, Any]:
     return _serialize_rendered_fields(task), ended.value
 
 
-def test_every_operator_has_parameters_here():
+def test_every_operator_is_tested():
     assert set(PARAMETERS) == {name for name in operators.__all__ if name.endswith("Operator")}
     for name in PARAMETERS:
         assert ("mlflow_conn_id" in getattr(operators, name).parameters) == (name in WITH_MLFLOW)
@@ -225,7 +225,7 @@ def test_every_operator_has_parameters_here():
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("operator", PARAMETERS)
-def test_no_secret_is_left(operator, place, left, tmp_path, caplog, capfd):
+def test_no_secret_is_shown_stored_or_logged(operator, place, left, tmp_path, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     shown, ended = run(operator, PLACES[place]())
     if place == "nodes" and operator != "TrainOperator":

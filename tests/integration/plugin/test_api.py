@@ -431,7 +431,7 @@ def test_every_route_needs_a_login_and_does_not_tell_what_exists(app: Any, store
     assert client(app, None).get("/mlops/api/openapi.json").status_code == 200
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_shown(app: Any, store: ArtifactStore) -> None:
+def test_a_section_that_cannot_be_read_is_named_and_the_rest_is_shown(app: Any, store: ArtifactStore) -> None:
     promote(store, 1)
     for month in ("2013-01", "2013-02"):
         key = reports.publish(store, month)

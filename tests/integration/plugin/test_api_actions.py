@@ -68,7 +68,7 @@ def bodies(model: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("action", ["retrain", "rollback", "acknowledge"])
-def test_who_may_not_edit_a_dag_does_not_act(app: Any, store: ArtifactStore, model: str, action: str) -> None:
+def test_a_user_who_may_not_edit_a_dag_cannot_act(app: Any, store: ArtifactStore, model: str, action: str) -> None:
     body = bodies(model)[action]
     assert client(app, None).post(f"{API}/{model}/{action}", json=body).status_code == 401
     assert client(app, "viewer").post(f"{API}/{model}/{action}", json=body).status_code == 403

@@ -153,7 +153,7 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_what_mlflow_did_not_sign_is_refused(send: Send, unseen: list[str]) -> None:
+def test_a_webhook_without_a_valid_signature_is_refused(send: Send, unseen: list[str]) -> None:
     for given in ({"secret": "another"}, {"secret": None}, {"headers": {"X-MLflow-Delivery-Id": "x"}}, {"body": b"{}"}):
         assert send("delays", **given).status_code == 401
     for name in ("v1,", "v1,%", "v2,AAAA", "v1,é".encode()):
@@ -173,14 +173,12 @@ def test_an_event_is_accepted_for_five_minutes(
     assert send("delays").status_code == status
 
 
-def test_a_signed_time_that_is_no_time_is_refused(
-    send: Send, unseen: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_signed_time_is_refused(send: Send, unseen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlflow.webhooks.delivery.time", type("Clock", (), {"time": staticmethod(lambda: 10**400)}))
     assert send("delays").status_code == 401
 
 
-def test_large_and_odd_bodies_are_refused(send: Send, unseen: list[str]) -> None:
+def test_large_and_invalid_bodies_are_refused(send: Send, unseen: list[str]) -> None:
     assert send("x" * 70_000).status_code == 413
     assert send(3).status_code == 422
     assert send("delays", "model_version.created").status_code == 204
@@ -188,7 +186,7 @@ def test_large_and_odd_bodies_are_refused(send: Send, unseen: list[str]) -> None
     assert unseen == []
 
 
-def test_a_model_without_a_ledger_is_left_alone(send: Send, store: ArtifactStore) -> None:
+def test_a_webhook_about_a_model_without_a_ledger_is_ignored(send: Send, store: ArtifactStore) -> None:
     assert send("unknown").status_code == 204
     assert store.keys("ledger") == []
 
@@ -201,7 +199,7 @@ def test_without_a_secret_nothing_is_accepted(send: Send, unseen: list[str], mon
     assert unseen == []
 
 
-def test_mlflow_is_to_try_again_while_it_does_not_answer(
+def test_a_webhook_is_retried_while_mlflow_does_not_answer(
     send: Send, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decision = Decision(decision="refused", replaced=None, champion=None, reason="It is worse.")

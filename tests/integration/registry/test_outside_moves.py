@@ -139,7 +139,7 @@ def test_a_move_by_hand_is_in_the_ledger_and_fires_one_event(client, store, prom
     assert client.get_model_version_by_alias(v1.model, "previous_champion").version == "2"
 
 
-def test_what_this_package_moves_fires_no_event(client, store, versions):  # noqa: F811
+def test_moves_by_this_package_fire_no_event(client, store, versions):  # noqa: F811
     v1, v2, v3 = versions
     events = watch(
         watcher(store, v1.model),
@@ -180,7 +180,7 @@ def test_the_move_away_from_a_deleted_version_is_recorded_completely(client, sto
         client.get_model_version_by_alias(v1.model, "previous_champion")
 
 
-def test_a_move_and_back_between_two_looks_is_not_seen(client, store, promoted):
+def test_a_move_that_is_undone_between_two_checks_is_not_noticed(client, store, promoted):
     v1, v2, v3 = promoted
 
     def both():
@@ -191,7 +191,7 @@ def test_a_move_and_back_between_two_looks_is_not_seen(client, store, promoted):
     assert len(Ledger(store, v1.model).entries()) == 2
 
 
-def test_the_first_champion_of_all_is_a_move_too(client, store, versions):  # noqa: F811
+def test_the_first_champion_is_a_move_too(client, store, versions):  # noqa: F811
     v1, *_ = versions
     events = watch(watcher(store, v1.model), None, move(client, v1))
     assert [(event["replaced"], event["version"]) for event in events] == [(None, 1)]
@@ -228,7 +228,7 @@ def test_two_watchers_write_one_entry_and_fire_one_event(client, store, promoted
     assert [entry.decision for entry in verify(client, Ledger(store, v1.model))][2:] == ["moved_outside"]
 
 
-def test_of_eight_observers_one_writes(client, store, promoted):
+def test_only_one_of_eight_observers_writes(client, store, promoted):
     v1, _, v3 = promoted
     move(client, v3)()
     with ThreadPoolExecutor(8) as pool:
@@ -238,7 +238,9 @@ def test_of_eight_observers_one_writes(client, store, promoted):
     assert len(verify(client, Ledger(store, v1.model))) == 3
 
 
-def test_mlflow_away_is_logged_once_and_ends_nothing(client, store, promoted, mlflow_connection, monkeypatch, capfd):
+def test_an_unavailable_mlflow_is_logged_once_and_does_not_end_the_watcher(
+    client, store, promoted, mlflow_connection, monkeypatch, capfd
+):
     v1, _, v3 = promoted
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -263,7 +265,7 @@ def test_mlflow_away_is_logged_once_and_ends_nothing(client, store, promoted, ml
     assert f"{about} is watched again." in logged[1]
 
 
-def test_the_pauses_grow_while_mlflow_is_away(store, monkeypatch):
+def test_the_pauses_grow_while_mlflow_is_unavailable(store, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": "http://127.0.0.1:1"}))
     trigger, pauses = watcher(store, "away", poke_interval=60), []
 
@@ -278,7 +280,7 @@ def test_the_pauses_grow_while_mlflow_is_away(store, monkeypatch):
     assert pauses == [120, 240, 480, 600, 600, 600]
 
 
-def test_a_promotion_in_progress_is_no_move_from_outside(client, store, promoted, monkeypatch):
+def test_a_promotion_in_progress_is_not_an_outside_move(client, store, promoted, monkeypatch):
     """An observer looks before each write of a promotion."""
     v1, v2, v3 = promoted
     looks = []
@@ -307,7 +309,7 @@ def test_a_promotion_in_progress_is_no_move_from_outside(client, store, promoted
     assert [entry.decision for entry in verify(client, Ledger(store, v1.model))] == ["promoted"] * 3
 
 
-def test_a_crashed_promotion_is_completed_and_no_move_from_outside(client, store, promoted):
+def test_a_crashed_promotion_is_completed_and_is_not_an_outside_move(client, store, promoted):
     v1, v2, v3 = promoted
     ledger = Ledger(store, v1.model)
     ledger.record("c", lambda _: Decision(decision="promoted", replaced=v2, champion=v3, reason="It is better."))
@@ -381,7 +383,7 @@ def test_an_alias_that_a_delayed_task_overwrote_is_repaired(deleted, client, sto
     assert MOVING_TAG not in client.get_registered_model(v1.model).tags
 
 
-def test_an_entry_of_a_move_vouches_for_nothing(client, store, promoted):
+def test_the_entry_of_a_move_is_not_a_promotion(client, store, promoted):
     v1, _, v3 = promoted
     watch(watcher(store, v1.model), None, move(client, v3))
     # This tag would keep an evaluation from setting the contract.

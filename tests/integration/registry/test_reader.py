@@ -106,7 +106,9 @@ def test_runs_versions_and_files_are_those_of_mlflows_client(client, alone, vers
     assert versions.champion(alone, f"{version.model}_other") is None
 
 
-def test_what_the_server_does_not_answer_is_left_to_mlflows_client(client, light, version, tmp_path, monkeypatch):
+def test_requests_that_the_server_does_not_answer_are_left_to_mlflows_client(
+    client, light, version, tmp_path, monkeypatch
+):
     with pytest.raises(RegistryError, match="is not in the MLflow registry"):
         versions.version(light, version.model, 99)
     with pytest.raises(RegistryError, match="cannot be looked up"), versions.registry_errors("It cannot be looked up"):
@@ -195,7 +197,7 @@ FIELDS = ("run_id", "lifecycle_stage", "artifact_uri", "experiment_id", "status"
 
 
 class Odd(BaseHTTPRequestHandler):
-    """A server in front of MLflow that wants a login, sends other JSON, or ends the connection early."""
+    """A server in front of MLflow that requires a login, sends other JSON, or ends the connection early."""
 
     answer = b"{}"
     credentials: ClassVar[list[str | None]] = []
@@ -256,7 +258,7 @@ def test_the_credentials_of_the_connection_are_sent(odd, monkeypatch):
     assert Odd.credentials == [None, "Basic w6Q6Yjpj", None, "Bearer token"]
 
 
-def test_odd_answers_are_not_read(odd, monkeypatch, tmp_path):
+def test_unexpected_answers_are_left_to_mlflows_client(odd, monkeypatch, tmp_path):
     asked = []
     full = SimpleNamespace(get_run=asked.append)
     monkeypatch.setattr(reader, "connect", lambda *_: full)

@@ -60,7 +60,7 @@ def test_a_file_and_a_folder_keep_their_paths(client, run, tmp_path):
     assert [path.name for path in download(client, run, "evaluation", tmp_path / "found").iterdir()] == ["verdict.json"]
 
 
-def test_a_server_that_is_overloaded_or_refuses_is_not_taken_for_a_missing_file(client, without_files, run, tmp_path):
+def test_an_overloaded_or_refusing_server_is_not_reported_as_a_missing_file(client, without_files, run, tmp_path):
     server, refused = without_files
     with pytest.raises(RegistryUnavailableError), registry_errors("The file cannot be read"):
         download(refused, run, "evaluation/verdict.json", tmp_path)

@@ -224,7 +224,7 @@ def test_a_tag_in_mlflow_does_not_replace_the_promoted_contract(client, store, p
     assert contracts.read(client, store, ref).contract == found.contract
 
 
-def test_promotions_before_the_first_signature_are_no_error(store, promoted, keys, monkeypatch):
+def test_promotions_before_the_first_signature_are_not_an_error(store, promoted, keys, monkeypatch):
     ref = promoted()
     monkeypatch.setenv(SIGNING_VARIABLE, str(keys[0]))
     promoted()

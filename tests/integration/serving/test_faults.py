@@ -126,7 +126,7 @@ def test_a_row_of_a_hundred_thousand_unknown_columns_is_refused(server):
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1" * 1_000_000, "1e1000000", "0." + "1" * 1_000_000])
-def test_numbers_that_are_none_or_endless_are_answered_soon(server, number):
+def test_invalid_and_very_long_numbers_are_answered_quickly(server, number):
     body = f'{{"rows": [{{"distance": {number}, "wind": 1}}]}}'
     began = time.monotonic()
     answer = requests.post(server.predict, data=body, timeout=20)
@@ -175,7 +175,7 @@ def outlast(server: SimpleNamespace, data: bytes, drip: bool) -> tuple[bytes, fl
     return answer, time.monotonic() - began
 
 
-def test_slow_clients_are_let_go_and_others_do_not_wait(server):
+def test_slow_clients_are_disconnected_and_others_do_not_wait(server):
     body = json.dumps({"rows": [ROW]}).encode()
     slow = {
         "nothing": (b"", False),
@@ -204,7 +204,7 @@ def test_slow_clients_are_let_go_and_others_do_not_wait(server):
     assert slowest < REQUEST_SECONDS
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_request_is_no_error(server):
+def test_a_client_that_disconnects_during_a_request_is_not_an_error(server):
     with opened(server, head(server, 100) + b"half"):
         pass
     assert version(server)
@@ -318,7 +318,7 @@ def exported(*nodes: onnx.NodeProto) -> bytes:
     ],
     ids=["refused", "crashes", "hangs"],
 )
-def test_a_poisoned_version_leaves_the_old_one(server, champions, poison, said):
+def test_a_version_that_cannot_be_served_does_not_replace_the_old_one(server, champions, poison, said):
     until(server, champions.move(1))
     marker = len(server.lines)
     poisoned = champions.add(poison())

@@ -127,7 +127,7 @@ def test_tensors_as_json_and_as_bytes_give_the_same(server, expected):
         ({"id": "x" * 200}, 200),
     ],
 )
-def test_what_the_server_does_not_have_is_refused(server, change, status):
+def test_unknown_inputs_unknown_outputs_and_invalid_ids_are_refused(server, change, status):
     inputs = [{"name": name, "datatype": "BYTES", "shape": [4], "data": values} for name, values in TABLE.items()]
     answer = requests.post(server.infer, json={"inputs": inputs, **change}, timeout=20)
     assert answer.status_code == status, answer.text

@@ -178,7 +178,7 @@ def test_a_wrong_row_is_refused_by_name(server, rows, status, named):
         b"[" * 10_000,
     ],
 )
-def test_what_is_no_request_is_a_client_error(server, body):
+def test_an_invalid_request_is_a_client_error(server, body):
     answer = requests.post(server.predict, data=body)
     assert answer.status_code in (400, 422), answer.text
     assert answer.json()["error"]
@@ -200,7 +200,7 @@ def test_a_large_body_is_refused_before_it_is_read(server):
     assert requests.post(server.predict, json={"rows": [ROW]}).status_code == 200
 
 
-def test_a_token_is_demanded_of_requests_for_the_model(champion, tmp_path):
+def test_requests_for_the_model_need_the_token(champion, tmp_path):
     with served(champion, tmp_path, "--no-log", token="s3cret") as server:
         assert requests.post(server.predict, json={"rows": [ROW]}).status_code == 401
         wrong = {"Authorization": "Bearer other"}
@@ -281,7 +281,7 @@ def test_the_log_is_uploaded_after_a_kill_of_the_server_alone(champion, tmp_path
     assert "alone" in {row["request_id"] for dataset in datasets for row in table(dataset).to_pylist()}
 
 
-def test_a_server_with_options_that_cannot_hold_does_not_answer(champion, tmp_path):
+def test_a_server_with_invalid_options_does_not_start(champion, tmp_path):
     command = [sys.executable, "-m", "airflow_mlops.serving", champion.model, "--store", champion.url]
     run = subprocess.run(
         [*command, "--hash-column", "order", "--hash-conn-id", "nowhere"], capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""A challenger scores in the shadow of a real server, which does not notice when it crashes, and its predictions are evidence."""
+"""A challenger scores in the shadow of a real server. Its crash does not affect answers, and its predictions are evidence."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def write_labels(store, model, data, predictions):
         return writer.commit(window=window)[0].ref
 
 
-def test_a_crashed_shadow_costs_no_answer_and_starts_again(client, model, tmp_path):
+def test_a_crashed_shadow_affects_no_answer_and_starts_again(client, model, tmp_path):
     row = {"distance": 1.0, "wind": 0.0}
     with served(model, tmp_path / "spool", "--shadow", "challenger") as server:
         wait_for(lambda: metric(server, "mlops_serve_shadow_version") == 2)

@@ -114,7 +114,7 @@ def test_a_canary_is_widened_and_promoted_with_each_step_in_the_ledger(client, s
     assert "is the champion" in do("g").reason
 
 
-def test_a_canary_that_does_worse_is_withdrawn_and_not_started_again(client, store, model, do, answer):
+def test_a_worse_canary_is_withdrawn_and_not_started_again(client, store, model, do, answer):
     do("a")
     answer(0.6)
     found = do("b")
@@ -158,7 +158,7 @@ def test_a_canary_that_fails_requests_of_all_servers_together_is_withdrawn_witho
     assert not gate.passed
 
 
-def test_servers_withdraw_a_canary_for_all_once(client, store, model, do):
+def test_one_server_withdraws_the_canary_for_all_servers_once(client, store, model, do):
     do("a")
     ledger = Ledger(store, model.name)
     assert not canaries.withdraw(client, ledger, 3, "Another version.")
@@ -169,7 +169,7 @@ def test_servers_withdraw_a_canary_for_all_once(client, store, model, do):
     assert "A server withdrew it." in do("b").reason
 
 
-def test_what_a_crashed_task_left_is_completed_and_a_new_champion_begins_again(client, store, model, do, answer):
+def test_a_crashed_step_is_completed_and_a_new_champion_starts_a_new_rollout(client, store, model, do, answer):
     do("a")
     # The state is the same as after a crash between the ledger entry and the change in MLflow.
     client.delete_registered_model_alias(model.name, "canary")

@@ -142,7 +142,7 @@ def report(store, champion, window: str) -> Report:
     return Report.model_validate(store.read_json(f"reports/{champion.model}/{window}.json"))
 
 
-def test_a_changed_relation_asks_for_retraining_and_an_unchanged_one_does_not(client, store, check):
+def test_a_changed_relation_requests_retraining_and_an_unchanged_one_does_not(client, store, check):
     champion = trained(client, store, LINEAR)
     unchanged = check(champion, "2013-04", flights(4, seed=4))
     assert unchanged.decision != "retrain", unchanged.reason
@@ -200,7 +200,7 @@ def test_worse_performance_that_retraining_would_not_improve_is_watched(client, 
     assert check(champion, "2013-05", noisy, probe=None).decision == "retrain"
 
 
-def test_a_change_in_the_first_window_after_a_retraining_is_asked_for_at_once(client, store, check):
+def test_a_change_in_the_first_window_after_a_retraining_requests_retraining_at_once(client, store, check):
     replaced = trained(client, store, LINEAR)
     check(replaced, "2013-04", flights(4, seed=4))
     champion = trained(client, store, LINEAR, until=4, model=replaced.model)
@@ -261,7 +261,7 @@ def test_challengers_of_a_champion_with_decaying_weights_have_these_weights(clie
     assert with_weights.challengers[2].value == pytest.approx(without.challengers[2].value, abs=1e-6)
 
 
-def test_an_absolute_bound_asks_for_retraining_unless_challengers_are_no_better(client, store, check):
+def test_an_absolute_bound_requests_retraining_unless_challengers_are_no_better(client, store, check):
     champion = trained(client, store, LINEAR)
     data = flights(4, seed=4)
     assert check(champion, "2013-04", data, min=0.5).decision == "healthy"
@@ -338,7 +338,7 @@ def names(written: Report) -> list[str | None]:
     return [*dict.fromkeys(item.trainer.name if item.trainer else None for item in compared.challengers)]
 
 
-def test_a_change_that_another_candidate_can_learn_asks_for_retraining(client, store, check):
+def test_a_change_that_another_candidate_can_learn_requests_retraining(client, store, check):
     champion, _ = decided(store, LINEAR, TREE)
     unchanged = check(champion, "2013-04", flights(4, seed=4))
     assert unchanged.decision != "retrain", unchanged.reason

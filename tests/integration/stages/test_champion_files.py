@@ -101,7 +101,7 @@ def test_the_entry_of_a_promotion_has_the_hashes_of_model_contract_and_card(clie
 
 
 @pytest.mark.parametrize("attack", ["contract", "model", "addition"])
-def test_changed_files_are_neither_scored_nor_verified(
+def test_changed_model_files_fail_scoring_and_verification(
     attack, client, store, dataset, champion, run, elsewhere, tmp_path, verify
 ):
     original = {path: (tmp_path / "v" / path).read_bytes() for path in ("mlops/contract.json", "model.onnx")}

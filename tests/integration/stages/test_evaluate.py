@@ -252,7 +252,7 @@ def test_verdict_plots_and_tags_are_in_each_candidates_run(task, plots, client, 
         assert json.load(kept) == result.verdict.model_dump(mode="json")
 
 
-def test_importance_tells_the_feature_that_matters_from_the_one_that_does_not(context, client, make):
+def test_the_importance_of_a_useful_feature_is_above_that_of_noise(context, client, make):
     dataset = training_set(context.store)
     good = make(dataset, GOOD)
     folder = download(client, good)
@@ -263,7 +263,7 @@ def test_importance_tells_the_feature_that_matters_from_the_one_that_does_not(co
     assert found["wind"] == 0
 
 
-def test_a_champion_that_cannot_be_loaded_is_a_verdict_and_no_crash(client, context, make, tmp_path):
+def test_a_champion_that_cannot_be_loaded_leads_to_a_refusal_and_not_to_an_error(client, context, make, tmp_path):
     dataset = training_set(context.store)
     broken, good = make(dataset, GOOD), make(dataset, GOOD)
     run = client.get_run(broken.run_id)
@@ -285,7 +285,7 @@ def test_a_champion_that_cannot_be_loaded_is_a_verdict_and_no_crash(client, cont
     assert alone.reason.endswith("(champion v3 could not be measured).")
 
 
-def test_a_worse_model_replaces_the_champion_only_if_the_author_writes_it(client, context, make):
+def test_a_worse_model_replaces_the_champion_only_if_a_gate_allows_it(client, context, make):
     dataset = training_set(context.store)
     champion, worse = make(dataset, GOOD), make(dataset, WEAK)
     client.set_registered_model_alias(champion.model, "champion", str(champion.version))

@@ -73,7 +73,7 @@ def world(client, tmp_path):
     return World(client, ArtifactStore(f"file://{tmp_path}/store"), tmp_path)
 
 
-def test_an_unchanged_evaluation_is_not_repeated_and_leaves_what_a_repeated_one_leaves(world):
+def test_a_cached_evaluation_leaves_the_same_records_as_a_repeated_one(world):
     first = world.evaluate("one")
     before = world.recorded()
     second = world.evaluate("two")
@@ -175,7 +175,7 @@ CHANGES = (
 )
 
 
-def test_a_verdict_or_a_record_that_could_be_another_one_is_computed(world, monkeypatch):
+def test_a_verdict_or_a_record_that_may_differ_is_computed(world, monkeypatch):
     monkeypatch.syspath_prepend(str(world.folder))
     (world.folder / f"own_{world.model}.py").write_text(METRIC)
     training_set(world.store, name=f"{world.model}_to_score")
@@ -207,7 +207,7 @@ def test_a_champion_that_comes_back_is_the_same_input(world):
     assert world.evaluate("four")["cached"]["run_id"] == "three"
 
 
-def test_a_comparison_with_a_champion_that_left_while_the_step_began_is_not_cached(world, monkeypatch):
+def test_a_comparison_with_a_champion_that_was_replaced_while_the_step_began_is_not_cached(world, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(measurement, "champion", lambda client, model: world.others[0])
         world.evaluate("one")
@@ -219,7 +219,7 @@ def test_a_comparison_with_a_champion_that_left_while_the_step_began_is_not_cach
     ("gate", "reason"),
     [({"max_latency_ms": 1_000}, "measures time"), ({"reproducible": True}, "trains the candidate again")],
 )
-def test_gates_that_depend_on_more_are_always_checked(world, gate, reason, caplog):
+def test_gates_that_depend_on_other_inputs_are_always_checked(world, gate, reason, caplog):
     caplog.set_level(logging.INFO, logger="airflow_mlops.stages")
     results = [world.evaluate(run_id, gates=[gate]) for run_id in ("one", "two")]
     assert [result["cached"] for result in results] == [None, None]
@@ -276,7 +276,7 @@ def test_another_release_of_a_package_is_another_input(world, monkeypatch):
     assert world.evaluate("two")["cached"] is None
 
 
-def test_live_evidence_is_the_current_one_again_and_purged_evidence_is_no_evidence(client, tmp_path):
+def test_live_evidence_becomes_the_current_one_again_and_purged_evidence_does_not_count(client, tmp_path):
     store = ArtifactStore(f"file://{tmp_path}/store")
     live = LiveWorld(client, tmp_path, store)
     data = live.rows(500)

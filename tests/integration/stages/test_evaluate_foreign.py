@@ -274,7 +274,7 @@ def test_labels_that_are_numbers_are_measured_as_labels_or_as_probabilities(cont
     assert found[3]["roc_auc"] == pytest.approx(roc_auc_score(labels, fitted.predict_proba(rows)[:, 1]))
 
 
-def test_a_class_outside_the_data_is_wrong_among_several_and_refused_of_two(context, log):
+def test_an_unknown_class_counts_as_wrong_for_multiclass_and_is_refused_for_binary_models(context, log):
     gates = [{"metric": "accuracy", "min": 0.1}]
     fields = {"metric": "accuracy", "gates": gates, "allow_pyfunc": True}
     dataset = training_set(context.store, "multiclass")

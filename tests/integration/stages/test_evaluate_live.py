@@ -171,7 +171,7 @@ def store_folder(store):
     return Path(store.url.removeprefix("file://")).parent / uuid.uuid4().hex
 
 
-def test_what_cannot_be_compared_is_refused(world, store):
+def test_evidence_that_cannot_be_compared_is_refused(world, store):
     data = world.rows(400)
     acted_on, shadow = world.outcomes(data), world.outcomes(data, alias="challenger")
     with pytest.raises(SpecError, match=f"no labelled predictions of {world.versions[0]}"):

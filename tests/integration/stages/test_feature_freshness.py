@@ -120,7 +120,7 @@ HOURS = st.lists(st.tuples(st.integers(-3, 12), st.integers(1, 5)), max_size=8)
 
 
 @given(hours=HOURS)
-def test_a_window_is_covered_up_to_its_first_missing_hour(hours):
+def test_a_window_is_materialized_up_to_its_first_missing_hour(hours):
     """The result by hours equals the result by intervals. An interval ends a microsecond before the next one begins."""
     done = {hour for first, count in hours for hour in range(first, first + count)}
     expected = next(hour for hour in range(20) if hour not in done)

@@ -151,7 +151,7 @@ def test_join_keys_may_hold_times_of_different_types(repo, tmp_path, own, other)
     assert build(tmp_path, repo, events, features=["days:value"])["value"].to_pylist() == [1, 2]
 
 
-def test_text_that_is_no_time_is_named(repo, tmp_path):
+def test_the_error_names_text_that_is_not_a_time(repo, tmp_path):
     events = pa.table({"place": ["a"], "time": ["2013-01-05"]})
     write(repo, "places", {"place": ["a"], "at": ["1/2/2013"], "value": [1], "seen": ["2013-01-01"]})
     with pytest.raises(SchemaError, match=r"'at' .*'places'.*'1/2/2013'"):

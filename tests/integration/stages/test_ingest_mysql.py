@@ -65,7 +65,7 @@ def test_sums_and_means_are_exact(ingest, context):
     ]
 
 
-def test_the_types_of_late_values_count(ingest, context):
+def test_the_type_of_a_column_follows_from_all_values(ingest, context):
     result = ingest("SELECT seq, IF(seq > 20000, 0.125, NULL) AS late FROM seq_1_to_30000")
     assert table(context, result)["late"].null_count == 20_000
     assert table(context, result)["late"][-1].as_py() == Decimal("0.125")
@@ -85,7 +85,7 @@ def test_windows_and_timestamps_are_in_utc_in_whatever_zone_the_server_is(mariad
         assert table(context, ingest(sql, window="2024-04")).to_pylist() == [{"ts": april, "dt": april}]
 
 
-def test_a_date_that_is_none_is_named(mariadb, ingest, context):  # noqa: F811
+def test_the_error_names_an_invalid_date(mariadb, ingest, context):  # noqa: F811
     mariadb.execute(
         "DROP TABLE IF EXISTS zero", "CREATE TABLE zero (d DATE)", "SET sql_mode = ''",
         "INSERT INTO zero VALUES ('2024-03-05'), ('0000-00-00')",
@@ -96,7 +96,7 @@ def test_a_date_that_is_none_is_named(mariadb, ingest, context):  # noqa: F811
 
 
 @pytest.mark.parametrize("sql", ["SELECT nope FROM seq_1_to_3", "SELECT * FROM nope", "SELEC"])
-def test_an_invalid_query_is_refused_for_good(sql, ingest, context):
+def test_an_invalid_query_is_a_final_error(sql, ingest, context):
     with pytest.raises(SpecError, match="'shop' rejected the query") as raised:
         ingest(sql)
     assert not raised.value.retryable

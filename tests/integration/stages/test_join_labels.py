@@ -287,7 +287,7 @@ def test_a_task_joins_labels_or_is_skipped_without_predictions(month, state, run
         assert run.xcom("join_labels")["coverage"] == 0.5
 
 
-def test_label_at_is_added_only_if_labels_timestamp_is_a_time(store):
+def test_label_at_is_added_only_if_labels_timestamp_holds_times(store):
     made = predictions(store, flight=[1, 2, 3, 4])
     days = [datetime(2013, 4, day) for day in (3, 9, 5, 6)]
     when = labels(store, flight=[1, 1, 2, 3], arr_delay=[20.0, 3.0, 40.0, None], landed=days)
@@ -323,7 +323,7 @@ def test_text_orders_labels_by_time_in_any_form(store, earlier, later):
     assert found["label_at"][0].utcoffset() is not None
 
 
-def test_text_that_is_no_time_never_selects_a_label(store):
+def test_text_that_is_not_a_time_never_selects_a_label(store):
     made = predictions(store, flight=[1])
     # If the times were compared as text, September would come after October.
     several = labels(store, flight=[1, 1], arr_delay=[0.0, 20.0], at=["9/30/2024", "10/2/2024"])
@@ -368,7 +368,7 @@ def test_windows_may_hold_the_times_of_keys_in_different_types(store):
     assert joined(store, result)["label"] == [True, True]
 
 
-def test_text_in_keys_that_is_no_time_is_an_error_beside_times(store):
+def test_text_that_is_not_a_time_is_an_error_among_keys_that_are_times(store):
     made = predictions(store, at=[utc(2024, 9, 30)])
     with pytest.raises(SchemaError, match="'at' of dataset 'flights' .*'9/30/2024' in row 1"):
         join(store, made, labels(store, at=["9/30/2024"], arr_delay=[20.0]), on=["at"])

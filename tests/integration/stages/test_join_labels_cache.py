@@ -55,7 +55,7 @@ CHANGES = st.one_of(
 
 @settings(max_examples=15)
 @given(st.lists(CHANGES, max_size=6))
-def test_results_and_pointers_are_those_without_a_cache(changes):
+def test_results_and_pointers_are_the_same_as_without_a_cache(changes):
     stores = [ArtifactStore(f"memory://{uuid.uuid4().hex}") for _ in range(2)]
     for store in stores:
         predict(store)

@@ -151,7 +151,7 @@ def test_fairness_without_labels_or_without_its_column(store, champion):
         watch(store, champion, dataset, fairness=[{**rule, "sensitive": "sex"}])
 
 
-def test_drift_without_worse_performance_is_healthy_and_told(store, champion):
+def test_drift_without_worse_performance_is_healthy_and_reported(store, champion):
     result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0)))
     assert result.decision == "healthy"
     assert result.headline.startswith("Performance as expected (ROC AUC")
@@ -212,7 +212,7 @@ def test_rows_of_one_group_are_not_independent(store, champion):
         watch(store, champion, made, groups="customer")
 
 
-def test_a_few_groups_do_not_drift_by_chance(store, champion):
+def test_a_few_groups_do_not_cause_false_drift(store, champion):
     few = pa.concat_tables([flights(40, seed=5)] * 40).set_column(0, "flight", pa.array(np.arange(1_600)))
     made = outcomes(store, champion, "2013-04", few)
 

@@ -178,7 +178,7 @@ def test_the_stored_profile_is_of_the_held_out_rows(deployed, client):
     assert counted.result() == known.multivariate.errors
 
 
-def test_changed_relations_between_features_are_told_while_no_feature_has_drifted(deployed):
+def test_changed_relations_between_features_are_reported_even_if_no_feature_has_drifted(deployed):
     result = watch(deployed, outcomes(deployed, flights(seed=3, together=0.0)))
     assert result.decision == "healthy"
     assert "Joint distribution of the features drifted (" in result.reason

@@ -46,7 +46,7 @@ def page(store, report: Report) -> str:
     return store.read_bytes(f"reports/{report.model}/{report.window.label}.html").decode()
 
 
-def test_winter_alarms_against_training_and_not_against_last_winter(store, champion):
+def test_winter_is_drift_against_training_and_not_against_the_last_winter(store, champion):
     first = check(store, champion, "2013-12", SEASON, shift=1.0)
     # The window one year earlier was not checked, and the training data contain no winter.
     assert drifted(first) == {"distance", "score"}

@@ -106,7 +106,7 @@ def test_event_time_text_timestamps_and_embeddings_are_watched(client, store, mo
     assert not {"agent", "code", "escalated"} & set(columns)
 
 
-def test_drift_of_a_watched_column_is_told_and_marked_on_the_page(store, model):
+def test_drift_of_a_watched_column_is_reported_and_marked_on_the_page(store, model):
     data = tickets(1_500, 6, "2013-04-01", 30)
     body = [f"{value} refund" if number % 8 == 0 else value for number, value in enumerate(data["body"].to_pylist())]
     random = np.random.default_rng(3)

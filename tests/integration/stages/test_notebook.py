@@ -97,7 +97,7 @@ def test_an_error_names_the_cell(rows, tmp_path):
     assert not caught.value.retryable
 
 
-def test_a_dead_kernel_names_its_cell(tmp_path):
+def test_the_error_about_a_dead_kernel_names_the_cell(tmp_path):
     # As papermill 2.7 leaves the files when the kernel was killed in the second cell.
     cells = [{"metadata": {"tags": ["injected-parameters"], "papermill": {"start_time": "t"}}}]
     cells += [{"metadata": {"papermill": {"start_time": start}}} for start in ("t", "t", None)]

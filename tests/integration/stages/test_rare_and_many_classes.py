@@ -106,7 +106,7 @@ def frauds(month: int, rows: int = 40_000) -> pa.Table:
     )
 
 
-def test_one_in_a_thousand_from_ingestion_to_monitoring(lifecycle):
+def test_a_class_with_one_row_in_a_thousand_from_ingestion_to_monitoring(lifecycle):
     january, february = frauds(1), frauds(2)
     assert january["label"].to_numpy().mean() == february["label"].to_numpy().mean() == 0.001
     trainer = SklearnTrainer("sklearn.linear_model.LogisticRegression")

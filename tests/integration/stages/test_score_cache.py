@@ -130,7 +130,7 @@ def deleted_file(world):
         deleted_file,
     ],
 )
-def test_predictions_that_could_be_others_are_computed(world, change):
+def test_predictions_that_may_differ_are_computed(world, change):
     first = world.score("one")
     assert world.score("two")["cached"]["run_id"] == "one"
     change(world)
@@ -153,7 +153,7 @@ def test_the_index_names_the_dag_that_scored_last(world):
     assert world.score("three", dag_id="renamed")["cached"]["run_id"] == "two"
 
 
-def test_predictions_of_a_champion_that_left_while_the_step_began_are_not_cached(world, monkeypatch):
+def test_predictions_of_a_champion_that_was_replaced_while_the_step_began_are_not_cached(world, monkeypatch):
     other = promote(world.client, world.folder / "other", world.store, world.model)
     world.client.set_registered_model_alias(world.model, "champion", str(world.champion.version))
     with monkeypatch.context() as patch:
@@ -225,7 +225,7 @@ def test_a_task_that_would_replace_the_predictions_of_another_one_fails_with_the
         ({"dataset": "no_window"}, "have no window"),
     ],
 )
-def test_what_the_cache_does_not_know_is_always_scored(world, spec, reason, caplog, monkeypatch):
+def test_scorings_that_cannot_be_cached_always_run(world, spec, reason, caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="airflow_mlops.stages")
     monkeypatch.setenv("AIRFLOW_CONN_BI", f"sqlite:////{world.folder}/bi.db")
     (world.folder / "bi.db").touch()

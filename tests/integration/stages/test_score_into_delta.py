@@ -38,7 +38,7 @@ def do(store, champion, dataset, target, **fields):
     return score.run(spec, StepContext(store=store))
 
 
-def test_versions_stand_side_by_side_in_s3(client, store, champion, tmp_path, monkeypatch, caplog):
+def test_the_table_in_s3_has_the_rows_of_all_versions(client, store, champion, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(scoring, "BATCH_ROWS", 7)
     with object_stores.s3() as url:

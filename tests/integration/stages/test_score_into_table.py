@@ -55,7 +55,7 @@ def do(store, champion, dataset, **fields):
     return score.run(spec, StepContext(store=store))
 
 
-def test_versions_stand_side_by_side_and_the_view_has_the_current_predictions(
+def test_the_table_has_the_rows_of_all_versions_and_the_view_the_current_predictions(
     client, store, champion, bi, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(scoring, "BATCH_ROWS", 7)

@@ -354,7 +354,7 @@ def test_a_killed_worker_repeats_its_trial_and_keeps_the_others(client, store, w
     assert client.get_run(result["run_id"]).info.status == "FINISHED"
 
 
-def test_a_trial_that_always_kills_its_worker_is_given_up(client, store, worker):
+def test_a_trial_that_always_kills_its_worker_is_abandoned(client, store, worker):
     asked = Search(SklearnTrainer(TREE), {"max_depth": Int(1, 9)}, trials=1, folds=2)
     for _ in range(2):
         assert worker(asked, 0, dies_at=1).exit_status() == -signal.SIGKILL

@@ -113,7 +113,7 @@ def judged(step, candidates, *gates) -> Verdict:
     return step(evaluate, EvaluateSpec, fields).verdict
 
 
-def test_where_exponential_smoothing_is_optimal_it_is_the_candidate(step, store, client, tmp_path):
+def test_exponential_smoothing_is_the_candidate_on_series_for_which_it_is_optimal(step, store, client, tmp_path):
     model = f"smooth_{uuid.uuid4().hex[:8]}"
     rows, dataset = train_set(step, store, exponential_smoothing())
     boosted = fit(step, model, dataset, LightGBMTrainer(rounds=40, params={"num_leaves": 7}))
@@ -150,7 +150,7 @@ def test_where_exponential_smoothing_is_optimal_it_is_the_candidate(step, store,
     )
 
 
-def test_where_a_plan_explains_the_values_a_model_beats_statistics(step, store):
+def test_a_model_with_known_promotions_beats_the_statistical_forecast(step, store):
     model = f"plan_{uuid.uuid4().hex[:8]}"
     _, dataset = train_set(step, store, promotions(), known=["promotion"])
     boosted = fit(step, model, dataset, LightGBMTrainer(rounds=40, params={"num_leaves": 7}))

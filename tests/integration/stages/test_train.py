@@ -366,7 +366,7 @@ def test_an_export_that_predicts_differently_is_refused(client, learn, model, mi
     assert versions(client, model) == []
 
 
-def test_cloudpickle_is_used_if_serialization_says_so(client, learn, mine):
+def test_cloudpickle_is_used_only_if_serialization_selects_it(client, learn, mine):
     result = learn({"function": "my_model:custom", "serialization": "cloudpickle"})
     folder = download(client, result.candidate)
     assert (folder / "model.pkl").is_file()

@@ -232,7 +232,7 @@ def test_feasts_own_join_gives_the_same(repo, feast_store, case, source_kind, ev
     st.lists(st.tuples(places, st.integers(1, 2), moments, exact_values), min_size=1, max_size=40, unique_by=distinct_by(0, 1, 2)),
     st.lists(st.tuples(places, st.integers(1, 3), moments), min_size=1, max_size=80, unique=True),
 )  # fmt: skip
-def test_feasts_own_join_by_two_keys_gives_the_same(repo, feast_store, rows, events):
+def test_feasts_own_join_by_two_keys_gives_the_same_rows(repo, feast_store, rows, events):
     write_twofold(repo, rows)
     place, number, at = zip(*events, strict=True)
     table = pa.table({"place": place, "number": number, "time": micros(at)})
@@ -259,7 +259,7 @@ def test_fractions_of_a_microsecond_never_let_an_event_see_a_later_row(repo, fea
     assert look_up(feast_store, ["lasting:value"], events)["lasting:value"].to_pylist() == [None, None, None, 7, 7]
 
 
-def test_of_rows_with_the_same_time_the_one_created_last_counts_and_of_equals_the_last_one(repo, feast_store):
+def test_for_equal_times_the_row_created_last_counts_and_ties_go_to_the_last_row(repo, feast_store):
     rows = [("EWR", 0, 9, 1, "late"), ("EWR", 0, 5, 2, "early"), ("EWR", 0, None, 3, "never")]
     rows += [("JFK", 0, 5, 4, "first"), ("JFK", 0, 5, 5, "second")]
     write_hourly(repo, rows)
@@ -364,7 +364,7 @@ def test_a_join_that_does_not_fit_into_memory_names_the_setting(repo, feast_stor
 
 
 @pytest.mark.parametrize("operator", ["<=", "<"])
-def test_an_answer_that_is_newer_than_its_event_or_too_old_is_refused(repo, feast_store, monkeypatch, operator):
+def test_feature_values_newer_than_their_event_or_too_old_are_refused(repo, feast_store, monkeypatch, operator):
     write_hourly(repo, [("EWR", 0, 0, 1, "a"), ("EWR", 60, 0, 2, "b")])
     real = point_in_time._query
 

@@ -319,7 +319,7 @@ def test_a_row_newer_than_its_event_is_refused(tables, postgres, monkeypatch):  
         look_up(tables, ["lasting:value"], table)
 
 
-def test_refused_and_unreachable_servers_are_told_apart_without_the_password(tables, postgres):  # noqa: F811
+def test_refused_logins_and_unreachable_servers_have_different_errors_without_the_password(tables, postgres):  # noqa: F811
     table = pa.table({"place": ["EWR"], "time": pa.array([START], UTC)})
     with pytest.raises(FeatureStoreError, match="Grant the user 'ingest'") as refused:
         look_up(tables, ["denied:secret"], table)
@@ -340,7 +340,7 @@ def test_join_keys_of_another_type_are_an_error(tables):
         look_up(tables, ["lasting:value"], table)
 
 
-def test_what_feasts_sql_would_confuse_is_refused(tables):
+def test_names_that_feasts_sql_would_confuse_are_refused(tables):
     time = pa.array([START], UTC)
     with pytest.raises(FeatureStoreError, match="ttl of whole seconds"):
         look_up(tables, ["brief:word"], pa.table({"place": ["EWR"], "time": time}))

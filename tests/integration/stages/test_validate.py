@@ -463,7 +463,7 @@ def test_dates_and_times_of_a_function_are_bounds_too(context):
         ),
     ],
 )
-def test_bounds_that_are_no_times_are_refused_in_a_sentence(context, check, message):
+def test_bounds_that_are_not_times_are_refused(context, check, message):
     with pytest.raises(SpecError, match=message) as refused:
         validate(context, times(context, date(2024, 1, 2)), check)
     assert "\n" not in str(refused.value)

@@ -274,7 +274,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_final_and_databases_that_are_away_are_retried(place, validate):
+def test_mistakes_are_final_errors_and_unavailable_databases_are_retried(place, validate):
     place.create("orders", rows(1, count=3))
     for given, check, error in MISTAKES:
         with pytest.raises(error) as raised:
@@ -421,7 +421,7 @@ def test_all_expectations_see_the_same_rows_and_cannot_write(place, validate, mo
         {"conn_id": "shop", "sql": "SELECT :start", "name": "orders"},
     ],
 )
-def test_a_source_that_is_no_dataset_table_or_query_is_refused(given):
+def test_a_source_that_is_not_a_dataset_table_or_query_is_refused(given):
     with pytest.raises(SpecError):
         parse(ValidateSpec, {"suite": "s.json", **given}, "Task 'validate'")
 

@@ -139,7 +139,7 @@ def test_the_shards_together_equal_a_single_pass(sizes, suite, on_failure, order
     assert found[0] == found[1]
 
 
-def test_shards_write_the_files_of_the_datasets_and_the_last_writes_those_that_others_decide(store):
+def test_shards_write_the_files_of_the_datasets_and_the_last_shard_those_that_depend_on_others(store):
     made = write(store, [27])
     # Great Expectations orders its results by column.
     several = [

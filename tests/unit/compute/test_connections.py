@@ -51,13 +51,13 @@ def test_a_connection_that_no_backend_has_is_a_final_error(answers, look):
     assert not caught.value.retryable
 
 
-def test_a_backend_that_is_away_is_retried_and_named(look):
+def test_an_unavailable_backend_is_named_and_retried(look):
     with pytest.raises(ConnectionUnavailableError, match="Vault.*no route to host") as caught:
         look(OSError("no route to host"), None)
     assert caught.value.retryable
 
 
-def test_a_backend_that_is_away_does_not_matter_if_another_has_the_connection(look):
+def test_an_unavailable_backend_does_not_matter_if_another_has_the_connection(look):
     assert look(OSError("away"), "mlflow://mlflow.example").host == "mlflow.example"
 
 
@@ -69,7 +69,7 @@ def test_a_value_that_airflow_cannot_parse_is_a_final_error_and_not_shown(text, 
 
 
 @pytest.mark.parametrize("extra", ["[1]", "{", '"text"'])
-def test_an_extra_that_is_no_object_is_a_final_error(extra, look):
+def test_an_extra_that_is_not_an_object_is_a_final_error(extra, look):
     import json
 
     with pytest.raises(SpecError, match="extra"):

@@ -146,7 +146,7 @@ def test_output_after_the_error_does_not_change_the_error(tmp_path, final, kind)
 
 
 @pytest.mark.parametrize("last", ["ERROR SpecError not from the step", "No module named 'x'"])
-def test_output_is_never_taken_for_an_error_of_the_step(tmp_path, last):
+def test_output_is_never_parsed_as_an_error_of_the_step(tmp_path, last):
     # The child's message shows that the step began.
     text = f"""echo '{{"peak_memory": 1}}' > "$MLOPS_TERMINATION_LOG"; echo "{last}"; exit 1"""
     error = fail(Process(python=script(tmp_path, text)), tmp_path)
@@ -220,7 +220,7 @@ def run(spec: NoisySpec, context) -> Result:
 
 
 @pytest.mark.parametrize("where", ["bundle", "dag", "plugins"])
-def test_modules_beside_the_dag_file_are_found_and_hide_no_others(where, tmp_path, monkeypatch):
+def test_modules_next_to_the_dag_file_are_found_and_hide_no_others(where, tmp_path, monkeypatch):
     folders = {name: tmp_path / name for name in ("bundle", "dag", "plugins")}
     for folder in folders.values():
         folder.mkdir()

@@ -100,7 +100,7 @@ def test_a_number_that_is_too_large_in_a_template_is_refused():
 
 
 @pytest.mark.parametrize("text", ["1e400", "-1e400", "NaN", "Infinity", '{"a": [1, -Infinity]}'])
-def test_json_that_python_reads_and_that_is_no_json_is_refused(text, tmp_path):
+def test_text_that_python_reads_but_that_is_not_valid_json_is_refused(text, tmp_path):
     with pytest.raises(ValueError, match="JSON number|too large"):
         strict_json.loads(text)
     store = ArtifactStore(f"file://{tmp_path}")

@@ -73,7 +73,9 @@ schemes = st.sampled_from(["", "http://", "https://", "sqlite:///", "sqlite:////
     schema=texts, port=st.none() | st.integers(1, 65535),
     extra=st.none() | st.dictionaries(st.text("abc_-", min_size=1), st.text() | st.integers() | st.booleans()),
 )  # fmt: skip
-def test_what_airflow_writes_is_read_as_airflow_reads_it(conn_type, scheme, host, login, password, schema, port, extra):
+def test_a_uri_written_by_airflow_is_read_as_airflow_reads_it(
+    conn_type, scheme, host, login, password, schema, port, extra
+):
     from airflow.sdk import Connection
 
     written = Connection(
@@ -139,7 +141,7 @@ def test_options_of_the_url_are_read_from_json_and_from_text(query):
 
 
 @pytest.mark.parametrize("query", ["charset=utf8mb4", ["charset"]])
-def test_options_of_the_url_that_are_no_object_are_refused(query):
+def test_options_of_the_url_that_are_not_an_object_are_refused(query):
     with pytest.raises(SpecError, match="sqlalchemy_query"):
         sqlalchemy_url(ConnectionInfo(conn_id="c", conn_type="mysql", extra={"sqlalchemy_query": query}))
 

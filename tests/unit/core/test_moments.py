@@ -61,7 +61,7 @@ def test_fractions_have_one_to_nine_digits(digits):
         "0000-01-01", "0001-01-01T00:00:00+01", "9999-12-31T23:59:59-05", "+12024-01-01", "2024-03-05T06:30\n2024-03-06",
     ],
 )  # fmt: skip
-def test_other_text_is_no_moment(text):
+def test_other_text_is_not_a_time(text):
     with pytest.raises(ValueError, match=r"(?s)2024-03-05T06:30:00Z"):
         parse(text)
 
@@ -72,5 +72,5 @@ def test_other_text_is_no_moment(text):
     ),
     st.sampled_from("T "),
 )
-def test_what_python_writes_is_read_back(moment, separator):
+def test_text_written_by_python_is_read_back(moment, separator):
     assert parse(moment.isoformat(separator)) == moment

@@ -69,7 +69,7 @@ def test_an_optional_dataset_may_be_absent(value):
         (Many, "{'name': 'rows'}", "name"),
     ],
 )
-def test_what_is_no_dataset_is_refused(model, value, says):
+def test_an_invalid_dataset_is_refused(model, value, says):
     with pytest.raises(SpecError, match=says):
         parse(model, {"dataset": value}, "Task 'x'")
 

@@ -104,7 +104,7 @@ def test_error_keeps_its_class_and_others_become_compute_errors():
 
 
 @pytest.mark.parametrize("text", ["", "Traceback", "[1]", '{"error": "SpecErr'])
-def test_text_that_is_no_message_is_empty(text):
+def test_text_that_is_not_a_message_is_ignored(text):
     assert parse(text) == {}
 
 

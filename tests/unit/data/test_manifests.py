@@ -96,7 +96,7 @@ def test_the_files_of_a_manifest_are_in_the_folder_of_the_dataset(store, path):
         open_dataset(store, manifest.ref)
 
 
-def test_a_manifest_of_a_newer_version_says_so_and_is_not_replaced(store):
+def test_the_error_about_a_manifest_of_a_newer_version_names_the_version_and_keeps_it(store):
     manifest = write(store)
     key = manifest_key("numbers", manifest.id)
     newer = changed(manifest, format=FORMAT + 1, files="somewhere else")
@@ -132,7 +132,7 @@ def purge(store: ArtifactStore, manifest: Manifest) -> None:
     store.delete(manifest.files[0].path)
 
 
-def test_a_reader_of_a_dataset_that_is_purged_meanwhile_is_told_so(store):
+def test_a_dataset_that_is_purged_while_it_is_read_has_its_own_error(store):
     manifest = write(store)
     dataset = open_dataset(store, manifest.ref)
     purge(store, manifest)

@@ -123,7 +123,7 @@ def test_rounding_does_not_wrap_around(ticks):
         pa.array([None, 2**31 - 1], pa.int32()).cast(pa.date32()),
     ],
 )
-def test_a_value_that_is_no_moment_is_an_error_that_names_its_row(values):
+def test_a_value_that_is_not_a_time_is_an_error_that_names_its_row(values):
     for column in (values, pa.chunked_array([values.slice(0, 1), values.slice(1)])):
         with pytest.raises(SchemaError, match=r"The time of flights .*row 12\b"):
             as_utc(column, "The time of flights", first_row=10)

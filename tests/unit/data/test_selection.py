@@ -74,7 +74,7 @@ def test_a_range_with_a_gap_fails_and_names_what_is_missing(store):
         pick(store, window="2013-02")
 
 
-def test_a_name_with_windows_is_no_snapshot_and_the_error_says_how_to_select_it(store):
+def test_a_name_with_windows_is_not_a_snapshot_and_the_error_says_how_to_select_it(store):
     put(store, "2013-01")
     put(store, "2013-02")
     with pytest.raises(
@@ -104,7 +104,7 @@ def test_a_time_that_cannot_be_read_is_an_error_with_the_forms(at, why):
 
 
 @pytest.mark.parametrize("at", [20130301, 1362096000.0, True])
-def test_a_number_is_no_point_in_time(at):
+def test_a_number_is_not_a_point_in_time(at):
     with pytest.raises(SpecError, match=f"{at} is a number and not a point in time"):
         parse(DatasetSelection, {"name": "rows", "at": at}, "The test")
 
@@ -378,7 +378,7 @@ def test_withdrawn_snapshots_stay_withdrawn_even_if_no_other_snapshot_exists(sto
     assert [entry.state for entry in entries(store, "rows")] == ["current", "withdrawn", "withdrawn"]
 
 
-def test_what_a_store_has_is_listed(store):
+def test_the_names_and_windows_of_a_store_are_listed(store):
     put(store, "2013-01", "month")
     for day in (1, 2):
         put(store, f"2013-01-{day:02}", "day")

@@ -89,7 +89,7 @@ def test_values_are_stored_unchanged_in_the_types_of_datasets(values, kind, stor
         pa.array([Decimal(10) ** 40], pa.decimal256(76, 0)),
     ],
 )
-def test_what_cannot_be_stored_is_refused_by_its_name(values):
+def test_the_error_names_a_type_that_cannot_be_stored(values):
     with pytest.raises(SchemaError, match="Column 'x'"):
         as_stored(values, "Column 'x'")
 

@@ -53,7 +53,7 @@ def test_every_form_of_a_date_is_the_same_day(day, zone, form, kind):
     assert are_dates(values)
 
 
-def test_text_with_a_time_is_no_date():
+def test_text_with_a_time_is_not_a_date():
     texts = ["20240331T0000", "20240331 00", "2024-03-31t00:00", "2024-W13-7T00Z", "20240331T000000+0000"]
     window = Window.model_validate("2024-03-30[America/New_York]")
     for text in texts:

@@ -82,7 +82,7 @@ def test_rows_without_a_value_do_not_count_as_rows_with_the_stuck_value(trained)
     assert found.fault == "has one value in all rows with a value"
 
 
-def test_a_value_that_training_knew_well_is_not_broken():
+def test_a_constant_that_was_frequent_in_training_is_not_broken():
     random = np.random.default_rng(0)
     rain = np.where(random.random(ROWS) < 0.9, 0.0, random.exponential(size=ROWS))
     known = profile(pa.table({"rain": rain}).to_batches()), {"rain": {"month": 0.0}}
@@ -130,7 +130,7 @@ def test_the_stuck_value_has_all_its_digits_only_if_it_is_whole(trained, value, 
         ("amount", lambda values: values),
     ],
 )
-def test_what_merely_moved_is_not_broken(trained, column, change):
+def test_a_column_that_only_drifted_is_not_broken(trained, column, change):
     values = year(seed=1)[column].to_numpy()[:2_000]
     assert measured(trained, column, change(values), MONTH).fault is None
 

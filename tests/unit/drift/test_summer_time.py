@@ -45,7 +45,7 @@ def only(reference: Profile, current: Profile) -> Drift:
         (("2013-01-01", 181), ("2013-10-01", 45)),
     ],
 )
-def test_summer_time_is_no_drift(zone, before, now):
+def test_summer_time_is_not_drift(zone, before, now):
     random = np.random.default_rng(1)
     found = only(local(random, 40_000, *before, zone), local(random, 20_000, *now, zone))
     assert (found.drifted, found.note is None or "clock change" in found.note) == (False, True)

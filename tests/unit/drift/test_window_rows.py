@@ -129,7 +129,7 @@ def test_without_times_there_is_no_freshness(data):
     assert freshness(data.to_batches(), "hour", APRIL) is None
 
 
-def test_the_newest_row_may_be_of_the_year_9999_and_text_that_is_no_time_is_named():
+def test_the_newest_row_may_be_of_the_year_9999_and_the_error_names_text_that_is_not_a_time():
     found = freshness(pa.table({"day": [date(9999, 12, 31), date(1, 1, 1)]}).to_batches(), "day", APRIL)
     assert found.newest_event == datetime(9999, 12, 31, tzinfo=timezone.utc)
     # As text, the 30th of September would be the newest.

@@ -121,7 +121,7 @@ def test_a_better_model_passes_and_the_explanation_has_the_numbers(data):
         assert fact in found.explanation
 
 
-def test_a_comparison_without_variation_or_with_too_few_rows_says_so(data, tmp_path):
+def test_the_explanation_names_a_comparison_without_variation_or_with_too_few_rows(data, tmp_path):
     declared = {"metric": "roc_auc", "better_than_baseline_by": 0, "confidence": 0.95}
     rows = table(rows=3)
     rows = rows.set_column(rows.column_names.index("label"), "label", pa.array([True, False, False]))
@@ -404,7 +404,7 @@ def test_without_a_training_part_there_is_no_tree(data, tmp_path):
     assert "evaluated on the split part 'train'" in untrainable(replace(data, part="train"))
 
 
-def test_the_tree_refuses_what_are_no_weights(tmp_path):
+def test_the_tree_refuses_invalid_weights(tmp_path):
     def weighted(rows, weights):
         return rows.append_column("weight", pa.array(weights, pa.float64()))
 

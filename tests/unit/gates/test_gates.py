@@ -66,7 +66,7 @@ def test_without_confidence_the_champion_must_be_met_in_the_direction_of_the_met
     assert found.passed is passed
 
 
-def test_the_first_model_ever_passes_what_compares_with_the_champion():
+def test_the_first_model_passes_gates_that_compare_with_the_champion():
     found = check({"metric": "roc_auc", "better_than_champion_by": 0.1}, candidate={"roc_auc": 0.5})
     assert found.passed
     assert (found.measured, found.asked, found.explanation) == (0.5, None, "There is no champion yet.")

@@ -11,7 +11,7 @@ from benchmarks.reference_strategies import best_possible, every_second_window, 
 from benchmarks.retraining import DELAYS, cells, figures
 
 
-def test_a_sudden_change_is_found_and_an_unchanged_world_is_left_alone():
+def test_a_sudden_change_is_found_and_an_unchanged_world_rarely_requests_retraining():
     found = list(cells(["none", "sudden"], sizes=[200], seeds=1))
     assert len(found) == 2 * 2 * len(DELAYS)
     measured = figures(found)

@@ -53,7 +53,7 @@ def judged(random: np.random.Generator, metric: str, by_cluster: bool) -> Perfor
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "rmse"])
-def test_an_unchanged_world_of_clusters_asks_in_at_most_5_percent_of_windows(metric):
+def test_an_unchanged_world_of_clusters_requests_retraining_in_at_most_5_percent_of_windows(metric):
     windows, policy = 300, Policy(tolerance=0)
     random = np.random.default_rng(0)
     asked = sum(is_worse(judged(random, metric, True), policy) for _ in range(windows))

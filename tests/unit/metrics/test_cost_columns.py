@@ -187,7 +187,7 @@ def test_a_threshold_has_the_least_weighted_cost(data):
         (["1", "2", "3"], "of the type string"),
     ],
 )
-def test_values_that_are_no_costs(values, message):
+def test_invalid_costs(values, message):
     assert message in why_no_costs(pa.array(values))
     assert why_no_costs(pa.array([0, 5, 10**15])) is None
 

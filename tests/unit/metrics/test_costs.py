@@ -85,7 +85,7 @@ def test_names_of_usual_costs():
         ({"false_positive": 0, "false_negative": 0}, "are both 0"),
     ],
 )
-def test_costs_that_are_no_costs_are_refused_in_one_sentence(declared, message):
+def test_invalid_costs_are_refused_in_one_sentence(declared, message):
     for read in (lambda item: parse_gates([item]), lambda item: parse(Policy, item, "The policy")):
         with pytest.raises(SpecError, match=message) as error:
             read({"metric": "expected_cost", **declared, "max": 1.0})

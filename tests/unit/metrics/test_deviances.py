@@ -67,7 +67,7 @@ def test_a_name_stands_for_one_power_and_is_valid_in_mlflow(power):
 
 
 @pytest.mark.parametrize("power", [None, 1, 2, 1.001, 0.5, 3, math.nan, math.inf, True, "much", [1.5]])
-def test_a_power_that_is_no_power_is_refused_in_one_sentence(power):
+def test_an_invalid_power_is_refused_in_one_sentence(power):
     for read in (lambda item: parse_gates([item]), lambda item: parse(Policy, item, "The policy")):
         with pytest.raises(
             SpecError, match="the power of tweedie_deviance must be a number from 1.01 to 1.99|power is (NaN|infinite)"

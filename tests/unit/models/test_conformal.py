@@ -97,7 +97,7 @@ def test_equal_residuals_of_whole_labels_are_inside():
         ({"coverage": 0.9, "margin": 3}, "unknown key 'margin'"),
     ],
 )
-def test_what_is_no_coverage_is_refused(declared, message):
+def test_an_invalid_coverage_is_refused(declared, message):
     with pytest.raises(SpecError, match=f"The interval of task 't'.*{message}"):
         check_interval(declared, "The interval of task 't'", threshold=None, calibration=None, class_weight=None)
 

@@ -32,7 +32,7 @@ def measured(rows: int, truth: np.ndarray | None = None) -> dict[str, float]:
     )
 
 
-def test_a_feature_matters_as_much_as_the_model_leans_on_it():
+def test_a_feature_that_the_model_uses_more_has_a_larger_importance():
     worse = measured(12_000)
     assert worse["idle"] == pytest.approx(0, abs=1e-12)
     assert worse["strong"] > 5 * worse["weak"] > 0
@@ -41,14 +41,14 @@ def test_a_feature_matters_as_much_as_the_model_leans_on_it():
     assert shares["idle"] == 0
 
 
-def test_where_nothing_can_be_measured_nothing_is_known():
+def test_without_a_measurable_loss_there_are_no_importances():
     assert measured(50, np.ones(50, dtype=int)) == {}
     assert importance.shares({}) == {}
     assert importance.shares({"a": 0.0, "b": -0.1}) == {}
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(-1, 1), max_size=20))
-def test_shares_are_nought_to_one_keep_their_order_and_sum_to_one(worse):
+def test_shares_are_between_0_and_1_keep_their_order_and_sum_to_1(worse):
     shares = importance.shares(worse)
     assert all(0 <= value <= 1 for value in shares.values())
     if shares:

@@ -92,7 +92,7 @@ def test_models_that_do_not_fit_are_refused(content, task, classes, features, ex
     assert expected in str(caught.value)
 
 
-def test_logits_and_nan_are_no_probabilities(tmp_path):
+def test_logits_and_nan_are_not_probabilities(tmp_path):
     store = ArtifactStore(tmp_path.as_uri())
     details = {"features": ["distance", "hour", "flight"]}
     data = read_part(open_dataset(store, training_set(store, **details)), "train")

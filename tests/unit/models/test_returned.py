@@ -42,7 +42,7 @@ def test_an_onnx_model_is_a_candidate(parts, tmp_path, form):
     assert np.abs(export.predictions.probabilities.sum(axis=1) - 1).max() < 1e-6
 
 
-def test_a_path_that_is_no_file_is_refused(parts, monkeypatch):
+def test_a_path_that_is_not_a_file_is_refused(parts, monkeypatch):
     from tests.support import own_training
 
     monkeypatch.setattr(own_training, "unweighted", lambda X, y, *, params, seed: "/absent.onnx")  # noqa: N803

@@ -97,7 +97,7 @@ def test_metrics_with_parameters_are_exported_by_their_name():
     assert found["mlops.monitor.performance", "poisson_deviance", "realised"] == 1
 
 
-def test_the_bounds_of_a_metric_that_names_a_column_are_no_metrics_of_their_own():
+def test_the_bounds_of_a_metric_that_names_a_column_are_not_exported_as_metrics():
     # A column may be called amount_low.
     name = "expected_cost_fp1_fn-amount"
     measured = {name: 2.0, f"{name}_low": 1.5, f"{name}_high": 2.5, f"{name}_reference": 1.0}
@@ -124,7 +124,7 @@ def test_the_mean_error_and_the_rate_of_positives_are_exported_with_their_interv
     assert found["mlops.monitor.positive_rate_high",] == pytest.approx(0.31)
 
 
-def test_what_was_not_measured_is_not_exported():
+def test_values_that_were_not_measured_are_not_exported():
     empty = {**monitor_result("retrain"), "metrics": {"rows": 0}, "champion": None, "scored_by": None}
     assert {name for name, *_ in values(monitored(empty))} == {
         "mlops.monitor.decision",

@@ -170,7 +170,7 @@ def test_times_are_utc(store: ArtifactStore) -> None:
     assert '"start":"2013-01-01T00:00:00Z"' in last.model_dump_json()
 
 
-def test_what_was_written_is_read_again_without_the_truth(
+def test_the_written_index_is_read_without_the_original_files(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(store, 1)

@@ -93,7 +93,7 @@ def test_a_changed_relation_is_found_in_its_first_window(task):
     assert [item.trained_rows for item in found.challengers] == [2_250, 1_250, 250]
 
 
-def test_an_unchanged_relation_asks_for_nothing_in_most_windows():
+def test_an_unchanged_relation_rarely_requests_retraining():
     asked = sum(best_gain(compared(rows(400, OLD, seed=seed)), [], 0.95, 0.02) is not None for seed in range(2, 82))
     assert asked / 80 <= 0.05
 
@@ -175,7 +175,7 @@ def test_a_change_in_the_first_window_is_found_at_once_and_does_not_hide_itself_
     assert second.usual == pytest.approx(0.2)
 
 
-def test_windows_that_old_versions_compared_may_ask():
+def test_windows_that_old_versions_compared_may_request_retraining():
     old = comparison(0.2, 0.001, since_training=None)
     assert best_gain(old, [(1, comparison(0.2, 0.001, V2))], 0.95, 0.02) is not None
 

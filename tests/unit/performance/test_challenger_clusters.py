@@ -74,7 +74,7 @@ def clustered(count: int, customers: int, seed: int) -> tuple[pa.Table, np.ndarr
     return pa.table({**dict(zip(NAMES, features.T, strict=True)), "label": label}), groups
 
 
-def test_an_unchanged_relation_of_clusters_asks_for_nothing_in_most_windows():
+def test_an_unchanged_relation_of_clusters_rarely_requests_retraining():
     def asked(by_cluster: bool, windows: int) -> int:
         found = 0
         for seed in range(windows):

@@ -20,7 +20,7 @@ TREES, NETWORK = OtherTrainer(name="trees", id="a"), OtherTrainer(name="network"
 METRIC = {"binary": "roc_auc", "regression": "rmse"}
 
 
-def test_a_change_that_only_another_trainer_can_learn_is_asked_for_in_its_first_window():
+def test_a_change_that_only_another_trainer_can_learn_requests_retraining_in_its_first_window():
     for seed in range(3):
         made = simulated("other kind", 500, "regression", seed)
         world = Replay(made.fits, made.contract, made.periods, HISTORY, 0, "rmse")
@@ -34,7 +34,7 @@ def test_a_change_that_only_another_trainer_can_learn_is_asked_for_in_its_first_
 
 
 @pytest.mark.parametrize(("task", "seeds"), [("regression", 5), ("binary", 2)])
-def test_an_unchanged_world_with_three_trainers_asks_for_nothing_in_most_windows(task, seeds):
+def test_an_unchanged_world_with_three_trainers_rarely_requests_retraining(task, seeds):
     metric, asked = METRIC[task], 0
     for seed in range(seeds):
         world = simulated("none, 3 kinds", 300, task, seed)
@@ -53,7 +53,7 @@ def test_an_unchanged_world_with_three_trainers_asks_for_nothing_in_most_windows
     assert asked / (seeds * MONITORED) <= 0.05
 
 
-def test_nine_challengers_that_are_as_good_as_the_champion_ask_with_the_stated_probability():
+def test_nine_challengers_as_good_as_the_champion_request_retraining_with_the_stated_probability():
     random, asked, windows = np.random.default_rng(0), 0, 400
     recipes = [Recipe(trainer, past) for trainer in (None, TREES, NETWORK) for past in (None, 3, 1)]
     for _ in range(windows):

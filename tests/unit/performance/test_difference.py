@@ -59,7 +59,7 @@ def as_exact(found: Performance) -> Performance:
 
 @pytest.mark.parametrize("models", [2, 5])
 @pytest.mark.parametrize("metric", ["roc_auc", "rmse"])
-def test_an_unchanged_world_asks_for_retraining_in_at_most_5_percent_of_windows(metric, models):
+def test_an_unchanged_world_requests_retraining_in_at_most_5_percent_of_windows(metric, models):
     random, windows = np.random.default_rng(models), 250
     found = [judged(random, metric, models, 300, 3_000, 1.0) for _ in range(windows)]
     asked = sum(is_worse(item, POLICY) for item in found)

@@ -328,7 +328,7 @@ def _pair(drawn: tuple[Outcomes, pa.RecordBatch]) -> tuple[Outcomes, list[pa.Rec
     return drawn[0], [drawn[1]]
 
 
-def test_inputs_that_are_no_numbers_or_do_not_vary_have_no_effect():
+def test_inputs_that_are_not_numbers_or_do_not_vary_have_no_effect():
     random = np.random.default_rng(0)
     held_out, features = moved_inputs(random, 1_000, 0.0)
     missing = np.where(random.random(1_000) < 0.3, None, features.column("a").to_numpy())

@@ -179,7 +179,7 @@ def test_few_rows_with_large_weights_widen_the_interval_of_a_mean():
 
 
 @pytest.mark.parametrize(("task", "metric"), [("binary", "roc_auc"), ("binary", "accuracy"), ("regression", "rmse")])
-def test_an_unchanged_world_asks_for_retraining_in_at_most_5_percent_of_windows(task, metric):
+def test_an_unchanged_world_requests_retraining_in_at_most_5_percent_of_windows(task, metric):
     random, windows = np.random.default_rng(7), 500
     worse = plain = 0
     for _ in range(windows):

@@ -20,7 +20,7 @@ def test_the_bundle_knows_each_name_under_which_airflow_looks_for_it():
     assert all(f'"{page["name"]}"' in text or f"`{page['name']}`" in text for page in bundle.react_apps())
 
 
-def test_the_bundle_is_small_and_asks_no_other_host():
+def test_the_bundle_is_small_and_sends_no_request_to_other_hosts():
     content = (bundle.DIST / "models.js").read_bytes()
     assert len(gzip.compress(content)) < 100_000
     assert set(re.findall(rb"https?://([a-z0-9.]+)", content)) <= {b"www.w3.org", b"reactjs.org", b"react.dev"}

@@ -56,7 +56,7 @@ def test_a_model_that_performs_as_expected_without_drift_is_healthy():
     assert verdict.reason == f"{verdict.headline}. {detail}"
 
 
-def test_drift_with_acceptable_performance_is_healthy_and_told_below():
+def test_drift_with_acceptable_performance_is_healthy_and_in_the_details():
     features = [drift(0.54), drift(0.4, "humid"), drift(0.3, "wind"), drift(0.25, "gust")]
     verdict = decide(findings(features=features, prediction=drift(0.123, "score")))
     assert verdict.decision == "healthy"
@@ -217,7 +217,7 @@ def test_a_healthy_headline_says_what_moved_if_that_fits():
     assert headline == "Performance as expected (ROC AUC 0.700); 1 feature drifted: temp (effect 0.54)"
 
 
-def test_drift_of_watched_columns_that_are_not_features_is_told():
+def test_drift_of_watched_columns_that_are_not_features_is_reported():
     verdict = decide(findings(watched=[drift(0.54, "opened"), drift(0.05, "body")]))
     assert verdict.decision == "healthy"
     assert "Drifted watched columns (not features), with effects: opened 0.54." in verdict.details
@@ -349,7 +349,7 @@ def test_missing_measurements_are_watched_and_named(fields, fact):
     assert fact in verdict.headline
 
 
-def test_drift_of_the_joint_distribution_is_told():
+def test_drift_of_the_joint_distribution_is_reported():
     together = drift(0.2, "reconstruction error")
     verdict = decide(findings(multivariate=together))
     assert verdict.decision == "healthy"

@@ -164,7 +164,7 @@ def test_a_request_leaves_broken_features_out_if_they_hardly_matter_or_stay_brok
     assert calm.headline.startswith("Broken inputs: wind")
 
 
-def test_the_gain_of_a_challenger_is_no_trigger_until_a_broken_feature_stays_broken():
+def test_the_gain_of_a_challenger_is_not_a_trigger_until_a_broken_feature_stays_broken():
     best = Gain(past=None, value=0.7, share=0.2, low=0.1, windows=1)
     one = Challenger(past=None, trained_rows=900, value=0.7, gain=0.1, standard_error=0.01)
     better = {

@@ -40,7 +40,7 @@ def compared(rmse: float = 31.2) -> Comparison:
         ({"best_recent": "0D"}, "longer than zero"),
     ],
 )
-def test_a_bound_that_cannot_be_meant_is_refused(policy, message):
+def test_an_invalid_bound_is_refused(policy, message):
     with pytest.raises(ValidationError, match=message):
         Policy.model_validate(policy)
 
@@ -61,7 +61,7 @@ def test_a_bound_is_broken_if_the_whole_interval_is_beyond_it_although_training_
     assert low.headline == "ROC AUC is 0.700 (at least 0.800 is allowed)"
 
 
-def test_a_broken_bound_is_watched_if_challengers_are_no_better_and_says_so():
+def test_a_broken_bound_is_watched_with_the_reason_if_challengers_are_no_better():
     verdict = decide(findings({"max": 30}, performance=rmse(31.2, reference=31.0), challenger=compared()))
     assert verdict.decision == "watch"
     assert verdict.headline == "RMSE is 31.200 (at most 30.000 is allowed); retraining would not help"

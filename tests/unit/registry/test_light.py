@@ -99,7 +99,7 @@ def test_another_answer_is_an_error(server, answer, kind, said):
     assert type(error.value) is kind
 
 
-def test_a_server_that_is_away_is_unavailable():
+def test_a_server_that_does_not_answer_is_unavailable():
     with pytest.raises(RegistryUnavailableError, match="connection refused"):
         light.Aliases(mlflow("http://127.0.0.1:9")).version("m", "a")
 

@@ -46,7 +46,7 @@ def test_hidden_gpus_are_not_named(listed, monkeypatch, visible, expected):
 
 
 @pytest.mark.parametrize(("text", "status"), [("", 0), ("No devices were found\n", 6)], ids=["none", "fails"])
-def test_no_gpu_is_no_tag(listed, monkeypatch, text, status):
+def test_without_a_gpu_there_is_no_tag(listed, monkeypatch, text, status):
     listed(text, status)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert GPU_TAG not in machine_tags()

@@ -130,12 +130,12 @@ def test_a_label_and_a_chosen_feature_of_amounts_are_named():
     ("rows", "distinct", "is_free"),
     [(2_000, 2_000, True), (2_000, 900, False), (600, 590, True), (600, 400, False), (18, 18, False)],
 )
-def test_free_text_is_no_feature(rows, distinct, is_free):
+def test_free_text_is_not_proposed_as_a_feature(rows, distinct, is_free):
     found = proposed(table(rows, note=pa.array([f"note {row % distinct}" for row in range(rows)])))
     assert found.excluded.get("note") == ("different in most rows" if is_free else None)
 
 
-def test_a_column_that_comes_with_the_label_is_no_feature():
+def test_a_column_that_arrives_with_the_label_is_not_proposed_as_a_feature():
     late = pa.array([row % 2 if row < 500 else None for row in range(600)])
     known_later = pa.array([row * 1.5 if row < 500 else None for row in range(600)])
     sometimes_null = pa.array([row * 1.5 if row % 3 else None for row in range(600)])
@@ -168,7 +168,7 @@ def test_a_column_that_predicts_the_label_alone_is_asked_about_and_left_out_with
     assert ["max_single_feature_score" in note for note in sample.notes] == [True]
 
 
-def test_a_multiple_of_a_numeric_label_is_no_feature():
+def test_a_multiple_of_a_numeric_label_is_not_proposed_as_a_feature():
     chance = random.Random(1)
     price = [chance.lognormvariate(3, 1) for _ in range(600)]
     near = pa.array([value * chance.uniform(0.7, 1.3) for value in price])
@@ -487,7 +487,7 @@ def test_names_of_tables_are_quoted_where_a_database_would_change_them(table_, k
 
 
 @pytest.mark.parametrize("table_", ["", "a b", "a;b", "orders; DROP TABLE x", "a.b.c.d"])
-def test_what_is_no_table_is_refused(table_):
+def test_an_invalid_table_name_is_refused(table_):
     with pytest.raises(SpecError, match="not the name of a table"):
         of_table(table_, "postgres")
 
@@ -556,7 +556,7 @@ def test_times_without_a_time_zone_are_named_where_the_windows_have_one(at, is_n
 
 
 @pytest.mark.parametrize("name", ["Europe/Berlon", "+02:00", "", "../etc"])
-def test_what_is_no_time_zone_is_refused(name):
+def test_an_invalid_time_zone_is_refused(name):
     with pytest.raises(SpecError, match="--timezone"):
         proposed(table(), timezone=name)
 

@@ -1,4 +1,4 @@
-"""One entity sees one model, and a canary that does worse is withdrawn."""
+"""Requests of one entity are answered by the same model, and a worse canary is withdrawn."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_another_version_ends_the_look_ups(watched):
     assert (found.left, found.problems[:2]) == ([3], ["", ""])
 
 
-def test_mlflow_that_is_away_is_reported_once_and_the_version_is_kept(watched, caplog):
+def test_an_unavailable_mlflow_is_reported_once_and_the_version_is_kept(watched, caplog):
     with caplog.at_level(logging.WARNING):
         found = watched(AWAY, AWAY, 1, AWAY, 2)
     kept = "MLflow is away. v1 is still served."
@@ -69,7 +69,7 @@ def test_a_champion_stays_without_its_alias_and_another_version_does_not(watched
     assert found.numbers == []
 
 
-def test_a_version_that_has_failed_is_left_until_it_is_due(watched):
+def test_a_version_that_failed_is_tried_again_only_when_it_is_due(watched):
     failures = Failures(2, 1, left=3_600)
     found = watched(2, 2, 3, failures=failures)
     assert found.left == []

@@ -75,7 +75,7 @@ def test_windows_and_versions_have_datasets_of_their_own(store, tmp_path):
     assert not list((tmp_path / "spool").iterdir())
 
 
-def test_a_store_that_is_away_loses_and_doubles_nothing(store, tmp_path):
+def test_an_unavailable_store_loses_and_duplicates_no_rows(store, tmp_path):
     away = tmp_path / "store"
     away.rmdir()
     away.write_text("not a folder")
@@ -153,7 +153,7 @@ def test_files_that_come_later_replace_the_dataset(store, tmp_path):
     assert merge(store, "m", "m_predictions", later()) == []
 
 
-def test_an_open_window_is_left_alone_and_an_old_one_is_tidied(store, tmp_path):
+def test_an_open_window_is_not_merged_and_the_files_of_an_old_one_are_deleted(store, tmp_path):
     found = spool(store, tmp_path / "spool")
     found.add(answer(1, time.time()))
     found.start()

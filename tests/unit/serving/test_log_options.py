@@ -77,7 +77,7 @@ def merged(store):
     return dataset
 
 
-def test_what_is_hashed_or_dropped_is_neither_in_the_spool_nor_in_the_store(store, tmp_path):
+def test_hashed_or_dropped_values_are_neither_in_the_spool_nor_in_the_store(store, tmp_path):
     secret = (b"Timbuktu", (987654321).to_bytes(8, "little"), b"mrs-smith")
     plain = run(store, tmp_path / "plain", ["mrs-smith"])
     assert all(text in plain for text in secret)
@@ -99,7 +99,7 @@ def test_what_is_hashed_or_dropped_is_neither_in_the_spool_nor_in_the_store(stor
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)])
 @pytest.mark.parametrize("together", [True, False])
-def test_a_window_with_other_options_in_between_gets_the_strictest(store, tmp_path, order, together):
+def test_a_window_with_changing_options_gets_the_strictest_one(store, tmp_path, order, together):
     options = [
         KEEP_ALL,
         Privacy(["customer"], (), KEY),
@@ -128,7 +128,7 @@ def test_a_request_of_a_smaller_sample_is_in_a_larger_one(request_id, one, other
     assert not in_sample(request_id, 0.0)
 
 
-def test_the_share_of_requests_in_the_sample_is_the_one_asked_for():
+def test_the_share_of_requests_in_the_sample_is_the_configured_one():
     # At most five standard deviations of a binomial distribution.
     for share in (0.01, 0.1, 0.5, 0.9):
         found = sum(in_sample(f"order-{number}", share) for number in range(20_000))

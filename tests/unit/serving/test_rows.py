@@ -75,7 +75,7 @@ def test_integers_and_truth_values_of_a_number_are_taken(model):
 
 
 @pytest.mark.parametrize("value", ["1", [1], {}, float("inf"), float("nan"), 10**400])
-def test_what_is_no_number_is_refused(model, value):
+def test_a_value_that_is_not_a_number_is_refused(model, value):
     with pytest.raises(SchemaError, match="Row 2 .*'a'"):
         InputColumns(model.contract).rows([{"a": 1, "b": 1}, {"a": value, "b": 1}])
 

@@ -239,7 +239,7 @@ def damage_entry(store, first):
 
 
 @pytest.mark.parametrize("damage", [drop_profile, change_profile, change_result, drop_result, damage_entry])
-def test_a_result_that_is_gone_or_changed_is_computed_anew(place, damage, caplog):
+def test_a_deleted_or_changed_result_is_computed_again(place, damage, caplog):
     caplog.set_level(logging.INFO, logger="airflow_mlops.stages")
     ref = write(place)
     first = profiled(place, "one", dataset=ref)
@@ -286,7 +286,7 @@ def purge(store, ref):
 
 
 @pytest.mark.parametrize("step", sorted(STEPS))
-def test_purged_rows_are_no_input(place, step, caplog):
+def test_purged_rows_are_not_an_input(place, step, caplog):
     caplog.set_level("INFO", logger="airflow_mlops.stages")
     ref = write(place)
     spec = {**STEPS[step][0], INPUT[step]: ref}

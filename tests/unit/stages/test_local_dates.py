@@ -81,7 +81,7 @@ def test_each_step_keeps_the_local_days_of_dates(store, kind, direct):
         assert {name: found(store, name, window) for name in names} == dict.fromkeys(names, flights_of)
 
 
-def test_times_at_midnight_in_utc_are_no_dates(store):
+def test_times_at_midnight_in_utc_are_not_dates(store):
     ingest(store, pa.timestamp("us", "UTC"))
     spec = TrainingSetSpec(
         name="scoring", entities=DatasetSelection(name="flights", window=MONTH), timestamp="time_hour",

@@ -31,7 +31,7 @@ def test_error_of_the_step_comes_from_the_termination_message(name, kind):
     assert str(found) == "Why."
 
 
-def test_log_lines_are_never_taken_for_an_error_of_the_step():
+def test_log_lines_are_never_parsed_as_an_error_of_the_step():
     # With FallbackToLogsOnError, Kubernetes puts the end of the log into an empty termination message.
     found = error(pod(1, "ERROR SpecError not from the step\nparting words"))
     assert type(found) is ComputeError

@@ -100,7 +100,7 @@ def test_memory_does_not_grow_after_other_errors_or_without_a_factor():
 
 
 @pytest.mark.parametrize("content", ["kind: Service", "[1]", "{"])
-def test_a_template_that_is_no_pod_is_named(tmp_path, content):
+def test_the_error_names_a_template_that_is_not_a_pod(tmp_path, content):
     from airflow_mlops.compute.kubernetes.step_manifest import read_template
 
     (tmp_path / "pod.yaml").write_text(content)

@@ -33,7 +33,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["rows", "inputs", "outputs", "parameters", "id"]), VALUES), st.booleans())
-def test_what_has_each_field_once_is_read_unchanged(body, spaced):
+def test_an_object_with_each_field_once_is_read_unchanged(body, spaced):
     separators = (" , ", "\t :\n") if spaced else None
     assert json_object(json.dumps(body, separators=separators).encode()) == body
 
@@ -75,7 +75,7 @@ def test_numbers_that_json_lacks_are_null_in_an_answer():
 
 
 @pytest.mark.parametrize("given", [0, False, 5, [], {}, ["a"], "x" * 201])
-def test_an_id_that_is_no_text_is_refused(given):
+def test_an_id_that_is_not_text_is_refused(given):
     with pytest.raises(SchemaError, match="id of the request"):
         request_id_of(SimpleNamespace(scope={"headers": []}), {"id": given})
 

@@ -54,7 +54,7 @@ def test_the_attributions_of_each_row_are_those_of_its_predicted_class(folder):
     ]
 
 
-def test_a_version_without_attributions_is_refused_and_a_process_that_is_killed_is_no_crash(folder):
+def test_a_version_without_attributions_is_refused_and_a_killed_process_does_not_crash_the_server(folder):
     class Model:
         contract = CONTRACT
 

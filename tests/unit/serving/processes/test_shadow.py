@@ -1,4 +1,4 @@
-"""Rows reach the version in the shadow as the champion got them, and never wait for it."""
+"""The shadow version receives the same rows as the champion, and no request waits for it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_message_has_the_rows_of_the_answers(requests):
         assert unpacked(io.BytesIO(message[:end])) is None
 
 
-def test_a_version_with_other_features_gets_those_that_are_there():
+def test_a_version_with_other_features_gets_those_that_the_request_has():
     champion, other = columns("a", "n"), columns("a", "s")
     assert difference(champion, columns("a")) is None
     # `s` is a feature of the other version, and the champion does not take it.

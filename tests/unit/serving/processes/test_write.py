@@ -92,7 +92,7 @@ ROWS = [
 ]
 
 
-def test_what_arrives_is_logged_as_what_was_sent():
+def test_rows_that_the_process_receives_are_logged_as_they_were_sent():
     first, second = served(1), served(2)
     rows = [{**row, **({"price": Decimal(row["price"])} if "price" in row else {})} for row in ROWS]
     several = answer(first, "several", rows, ["y\0", "ä", "x"], [math.nan, 0.1 + 0.2, math.inf])
@@ -125,7 +125,7 @@ LARGE = ModelContract(
     st.lists(st.tuples(NUMBER, NUMBER | st.none(), st.integers(-(2**63), 2**63 - 1), st.floats()), min_size=1, max_size=4),
     st.lists(st.sampled_from([1, 19, 20, 50]), min_size=1, max_size=3),
 )  # fmt: skip
-def test_requests_of_few_and_many_rows_are_logged_as_what_was_sent(values, counts):
+def test_requests_of_few_and_many_rows_are_logged_as_they_were_sent(values, counts):
     columns = InputColumns(LARGE, TRAINING)
     by = Served(
         ModelVersionRef(model="m", version=1, run_id="r"), SimpleNamespace(engine="none", contract=LARGE), columns
@@ -172,7 +172,7 @@ def test_any_value_arrives_bit_for_bit(a, city, score):
 
 
 @given(st.data())
-def test_of_a_message_that_was_cut_off_only_complete_answers_arrive(data):
+def test_only_the_complete_answers_of_a_truncated_message_arrive(data):
     by = served()
     several = [answer(by, f"id-{number}", ROWS[1:]) for number in range(4)]
     whole = sent([by], *((item, None) for item in several))

@@ -161,7 +161,7 @@ def test_the_limits_of_the_policy_hold():
     assert all(later - earlier >= timedelta(days=90) for earlier, later in zip(trained, trained[1:], strict=False))
 
 
-def test_age_asks_without_challengers():
+def test_max_age_requests_retraining_without_challengers():
     policy = Policy.model_validate({"retrain_on": [], "max_age": "P80D"})
     steps = replay([1.0] * 9).policy(policy).steps
     assert [step.trained for step in steps] == [False, False, True, False, False, True]

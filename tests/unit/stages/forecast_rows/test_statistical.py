@@ -148,7 +148,7 @@ def test_a_failed_fit_has_the_seasonal_naive_forecast(store):
         build(store, {"new": series["new"]}, origins="newest", models=[model])
 
 
-def test_forecasts_that_are_not_finite_are_no_forecasts(store):
+def test_forecasts_that_are_not_finite_are_left_out(store):
     with pytest.raises(TrainingError, match="not finite"):
         build(store, {"a": [1.0] * 9}, models=[{"ConstantModel": {"constant": 1e200}}])
 

@@ -230,7 +230,7 @@ def change_file(store, dataset):
 
 
 @pytest.mark.parametrize("damage", [purge, delete_file, change_file])
-def test_a_dataset_that_is_gone_or_changed_is_computed_anew(damage, store, spec):
+def test_a_deleted_or_changed_dataset_is_computed_again(damage, store, spec):
     first = run_step(store, "ingest", "one", **spec)
     ref = DatasetRef.model_validate(first["dataset"])
     damage(store, open_dataset(store, ref))

@@ -306,7 +306,7 @@ def test_the_note_about_quoted_empty_values_among_numbers_names_an_option_that_w
         (b"\x1f\x8b\x08", {}, MalformedFileError, ["gzip"]),
     ],
 )
-def test_what_arrow_would_misread_is_an_error_that_names_line_and_option(content, options, error, facts, rows):
+def test_text_that_arrow_would_misread_is_an_error_that_names_line_and_option(content, options, error, facts, rows):
     with pytest.raises(error) as raised:
         rows(content, **options)
     assert not raised.value.retryable
@@ -333,7 +333,7 @@ def test_irregular_rows_can_be_left_out_and_are_counted_in_the_whole_file(ingest
     assert note in caplog.text
 
 
-def test_a_header_that_is_repeated_is_no_row(ingestion, written, monkeypatch):
+def test_a_repeated_header_is_not_a_row(ingestion, written, monkeypatch):
     monkeypatch.setattr(source_file, "BLOCK_BYTES", 100)
     lines = ["id,amount", *("id,amount" if number in (40, 90) else f"{number},1.5" for number in range(1, 100))]
     path = written("a.csv", "\r\n".join(lines))
@@ -487,7 +487,9 @@ _SPECIAL = st.text(st.sampled_from("a,;\"\n\\#'| 1"), max_size=6)
     ending=st.sampled_from(["\n", "\r\n"]),
     block=st.sampled_from([16, 64, 1000]),
 )
-def test_what_pythons_writer_writes_is_read_back(table, quoting, escaped, sep, encoding, ending, block, monkeypatch):
+def test_text_written_by_pythons_csv_writer_is_read_back(
+    table, quoting, escaped, sep, encoding, ending, block, monkeypatch
+):
     text = io.StringIO()
     escape = {"escapechar": "\\", "doublequote": False} if escaped else {}
     writer = csv.writer(text, delimiter=sep, quoting=quoting, lineterminator=ending, **escape)

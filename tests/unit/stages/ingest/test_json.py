@@ -48,7 +48,7 @@ def test_the_format_can_be_named(ingestion, written):
     assert ingestion.rows(written("export", json.dumps(ROWS)), format="json") == ROWS
 
 
-def test_an_object_with_an_array_is_a_question(ingestion, written):
+def test_the_error_about_an_object_with_an_array_suggests_the_possible_readings(ingestion, written):
     path = written("a.json", json.dumps({"page": {"items": ROWS}}))
     with pytest.raises(SchemaError, match=r"record_path=\['page', 'items'\].*record_path=\[\]"):
         ingestion.run(path)
@@ -80,7 +80,7 @@ def test_a_column_declared_as_text_keeps_the_json_text_of_each_value(
     assert [row["b"] for row in found] == [0] * len(expected)
 
 
-def test_a_column_of_several_kinds_asks_for_its_type(ingestion, written):
+def test_the_error_about_a_column_of_several_kinds_asks_for_a_declared_type(ingestion, written):
     path = written("a.jsonl", lines("1", '"x"'))
     with pytest.raises(SchemaError, match=r"'a' is a number in .* a string in line 2 of .*types=\{'a': 'string'\}"):
         ingestion.run(path)
@@ -177,7 +177,7 @@ def test_a_decimal_that_does_not_fit_is_a_wrong_type(kind, name, ingestion, writ
         {"0": {"a": 1, "s": "x"}, "1": {"a": 2, "s": "y"}},
     ],
 )
-def test_a_table_by_column_is_not_a_row(document, ingestion, written):
+def test_an_object_of_columns_is_not_read_as_a_row(document, ingestion, written):
     path = written("a.json", json.dumps(document))
     with pytest.raises(SchemaError, match=r"a\.json .*orient='records'.*record_path=\[\]"):
         ingestion.run(path)
@@ -214,7 +214,9 @@ def test_a_table_by_column_is_not_a_row(document, ingestion, written):
         ("a.jsonl", "{}\n{}\n", {}, SchemaError, ["field"]),
     ],
 )
-def test_what_is_not_a_record_is_a_final_error_with_its_place(name, content, options, error, facts, ingestion, written):
+def test_a_value_that_is_not_a_record_is_a_final_error_with_its_place(
+    name, content, options, error, facts, ingestion, written
+):
     with pytest.raises(error) as raised:
         ingestion.run(written(name, content), **options)
     assert not raised.value.retryable

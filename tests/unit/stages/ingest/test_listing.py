@@ -47,7 +47,7 @@ class TestArchives:
             hashlib.sha256(members[member].encode()).hexdigest() for member in ("a.csv", "b.csv", "x/c.csv")
         ]
 
-    def test_what_programs_add_is_not_data(self, zipped, ingestion):
+    def test_files_that_programs_add_are_not_data(self, zipped, ingestion):
         members = {"__MACOSX/._a.csv": "\0\5\x16\7", ".DS_Store": "x", "__MACOSX/": "", "a.csv": "a\n1\n"}
         path = zipped("a.csv.zip", members)
         assert ingestion.rows(path) == [{"a": 1}]

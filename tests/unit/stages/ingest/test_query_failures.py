@@ -113,6 +113,6 @@ def test_a_locked_sqlite_file_is_retried(ingest, tmp_path):
 
 
 @pytest.mark.parametrize("sql", ["nope.sql", " queries/nope.SQL\n"])
-def test_the_name_of_a_file_is_no_query(sql, ingest):
+def test_the_name_of_a_file_is_not_a_query(sql, ingest):
     with pytest.raises(SpecError, match="`sql` is '.*nope.*', which is the name of a file"):
         ingest(sql)

@@ -418,7 +418,7 @@ def _digits(text):
     return Decimal((sign, digits, exponent)).normalize() if any(digits) else f"{'-' if sign else ''}0.0"
 
 
-def test_what_pandas_and_arrow_write_is_read(ingest):
+def test_files_written_by_pandas_and_arrow_are_read(ingest):
     columns = {
         "category": pa.array(["a", None, "a"]).dictionary_encode(),
         "half": pa.array(np.array([0.5, 1.5, 2.5], np.float16)),

@@ -102,7 +102,7 @@ def test_clusters_are_sampled_with_all_their_rows_of_all_batches(store, monkeypa
     assert {tuple(row) for row in found.round(9)} < {tuple(row) for row in sums.round(9)}
 
 
-def test_a_window_with_too_few_clusters_is_not_tested_and_is_no_reference(store):
+def test_a_window_with_too_few_clusters_is_neither_tested_nor_a_reference(store):
     few = predictions(store, "2013-04", 400, per_flight=100)
     found = measure(store, "2013-04", few, groups="flight")
     # The test needs p-values below 0.05 for each of 4 columns. 2 * 5 clusters can be assigned in 252 ways, which is

@@ -224,7 +224,7 @@ def test_a_shard_that_is_cleared_alone_keeps_the_version_and_the_dataset(store):
     assert len(store.find("datasets/delays_predictions/files")) == len(found.files)
 
 
-def test_if_all_shards_are_cleared_the_version_is_resolved_anew(store):
+def test_if_all_shards_are_cleared_the_version_is_resolved_again(store):
     ref = scoring_set(store, flights(30), "2013-04")
     every(store, ref, 3)
     # Two shards begin at the same time. The third shard begins after one of them has succeeded.

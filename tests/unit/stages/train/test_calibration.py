@@ -125,7 +125,7 @@ def test_several_classes_with_texts_as_labels(store, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_that_is_too_sure_has_a_smaller_loss(store, method):
+def test_an_overconfident_model_has_a_smaller_loss_after_calibration(store, method):
     found, _ = train(store, SURE, timed(5_100, 1), calibration=method)
     before, after = found.contract.calibration.before, found.contract.calibration.after
     assert after["brier"] < before["brier"]
@@ -200,7 +200,7 @@ def test_challengers_are_calibrated_on_rows_of_their_own(store):
         refit(spec, 0, found.contract, rows.slice(0, 300))
 
 
-def test_what_cannot_be_calibrated_is_refused(store):
+def test_models_that_cannot_be_calibrated_are_refused(store):
     with pytest.raises(SpecError, match="`calibration` is set, but a regression model has no probabilities"):
         train(store, SklearnTrainer("sklearn.linear_model.LinearRegression"), task="regression", calibration="sigmoid")
     with pytest.raises(TrainingError, match=r"'isotonic' needs 1,000 .* but there are 120 \(the newest rows\)"):

@@ -91,7 +91,7 @@ def test_the_fit_is_that_of_the_library(tmp_path):
     np.testing.assert_allclose(weighted.predictions.score, expected.predictions.score, atol=1e-4)
 
 
-def test_what_cannot_be_weighted_is_refused(tmp_path):
+def test_trainings_that_cannot_use_class_weights_are_refused(tmp_path):
     with pytest.raises(SpecError, match="names the class '2', which the training rows do not have"):
         fit(tmp_path / "unknown", LOGISTIC, class_weight={2: 1})
     with pytest.raises(SpecError, match="a regression model has no classes"):

@@ -177,7 +177,7 @@ def test_coverage_and_width_are_gates(linear):
     assert measure(rows.take(np.arange(50)))["interval_width"] == pytest.approx(metrics["interval_width"])
 
 
-def test_what_has_no_interval_is_refused_when_the_task_runs(store):
+def test_models_without_an_interval_are_refused_when_the_task_runs(store):
     for task, estimator in (("binary", "LogisticRegression"), ("multiclass", "LogisticRegression")):
         with pytest.raises(SpecError, match=f"`interval` is set, but a {task} model predicts classes"):
             fit(store, SklearnTrainer(f"sklearn.linear_model.{estimator}"), task=task, interval=0.9)
@@ -198,7 +198,7 @@ def test_what_has_no_interval_is_refused_when_the_task_runs(store):
         ({"interval": 0.9, "sample_weight": "w"}, "`sample_weight` is set, but the margin of prediction intervals"),
     ],
 )
-def test_what_excludes_an_interval_is_refused_when_the_dag_is_parsed_and_when_the_task_runs(fields, message):
+def test_options_that_exclude_an_interval_are_refused_when_the_dag_is_parsed_and_when_the_task_runs(fields, message):
     with pytest.raises(SpecError, match=message):
         TrainOperator(task_id="train", dataset={"name": "d"}, model="m", trainer=LINEAR, **fields)
     given = {"dataset": {"name": "d", "id": "i", "rows": 1}, "model": "m", "trainer": LINEAR, **fields}

@@ -94,7 +94,7 @@ def test_challengers_are_compared_at_the_threshold_that_was_chosen(store):
     assert refit(spec, 0, without, rows).contract.threshold == 0.5
 
 
-def test_what_has_no_threshold_is_refused(store):
+def test_models_without_a_threshold_are_refused(store):
     for task, estimator in (("multiclass", "LogisticRegression"), ("regression", "LinearRegression")):
         with pytest.raises(SpecError, match=f"a {task} model has no decision threshold"):
             fit(store, SklearnTrainer(f"sklearn.linear_model.{estimator}"), task=task, threshold=0.3)

@@ -404,7 +404,7 @@ def test_the_positive_class_is_declared_or_the_last_in_order(store, declared, ex
     assert details(store, result).get("positive") == (None if declared is None else expected)
 
 
-def test_the_positive_class_as_text_is_no_rounded_number():
+def test_the_positive_class_as_text_is_not_rounded():
     large = 2**53
     for value in (large, large + 1):
         assert positive_class(pa.chunked_array([[large, large + 1]]), str(value), "x") == value

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from airflow_mlops.stages.validate.pages import index_page, self_contained
 
 
-def test_what_would_be_loaded_is_removed_and_the_rest_stays():
+def test_elements_that_load_other_content_are_removed_and_the_rest_stays():
     page = self_contained(
         """<!DOCTYPE html><html><head><title>t</title>
         <link rel="stylesheet" href="https://cdn.example/b.css"><link rel="icon" href="static/i.ico"/>

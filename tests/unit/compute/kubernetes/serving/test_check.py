@@ -119,7 +119,7 @@ def test_a_refusal_is_an_error_with_its_reason(server, status, retries):
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b""])
-def test_what_is_no_server_of_ours_can_be_retried(server, body):
+def test_an_answer_from_another_server_is_retryable(server, body):
     server.body = body
     with pytest.raises(DeploymentError) as caught:
         server.verify()

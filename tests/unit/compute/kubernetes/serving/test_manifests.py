@@ -60,7 +60,7 @@ def test_the_server_gets_the_parameters_of_the_deployment(spec, words):
         {"feast_repo": "/dags/features"},
     ],
 )
-def test_the_server_reads_from_its_command_what_the_task_was_given(given):
+def test_the_server_reads_the_settings_of_the_task_from_its_command(given):
     words = manifests.command(DeploySpec(model="late", **given), "s3://bucket/mlops")
     found = settings(words[3:])
     assert found.store == "s3://bucket/mlops"
@@ -186,7 +186,7 @@ def test_a_deployment_keeps_the_number_of_pods_that_its_autoscaler_chose(live, e
         ({"pod": Pod(image="i", nodes=2)}, "nodes"),
     ],
 )
-def test_what_a_server_cannot_have_is_refused(options, named):
+def test_options_that_a_server_does_not_support_are_refused(options, named):
     with pytest.raises(SpecError, match=named):
         Deployment(**{"pod": Pod(image="i", cpu=1), **options})
 
@@ -245,7 +245,7 @@ def test_the_canary_is_kserves_own():
 @pytest.mark.parametrize(
     "options", [{"replicas": 0}, {"replicas": 3, "max_replicas": 2}, {"canary_percent": 101}, {"canary_percent": -1}]
 )
-def test_what_kserve_cannot_have_is_refused(options):
+def test_options_that_kserve_does_not_support_are_refused(options):
     with pytest.raises(SpecError):
         KServe(pod=Pod(image="i"), **options)
 
@@ -256,6 +256,6 @@ def test_a_cluster_without_kserve_is_an_error():
     assert not caught.value.retryable
 
 
-def test_what_airflow_shows_is_json():
+def test_serialized_targets_are_json():
     shown = Deployment(pod=Pod(image="i", env={"A": "b"}), name="late").serialize()
     assert json.loads(json.dumps(shown)) == shown

@@ -69,7 +69,7 @@ def verified(api: Objects, found: Release) -> None:
 
 @pytest.mark.parametrize("before", [{}, {"max_replicas": 4}])
 @pytest.mark.parametrize("after", [{}, {"max_replicas": 5}, {"replicas": 3}])
-def test_the_verified_release_is_put_back_with_exactly_its_objects(before, after):
+def test_the_verified_release_is_restored_with_exactly_its_objects(before, after):
     api = Objects()
     verified(api, release(1, "a", **before))
     there = deepcopy(api.found)
@@ -83,14 +83,14 @@ def test_the_verified_release_is_put_back_with_exactly_its_objects(before, after
     assert api.found == there
 
 
-def test_a_first_deployment_leaves_nothing():
+def test_a_failed_first_deployment_leaves_no_objects():
     api = Objects()
     api.begin(release(1, "a", max_replicas=3))
     put_back(api, "a")
     assert api.found == {}
 
 
-def test_a_retry_does_not_take_the_unverified_release_for_what_was_there():
+def test_a_retry_does_not_treat_the_unverified_release_as_the_previous_one():
     api = Objects()
     verified(api, release(1, "a"))
     there = dict(api.found)
@@ -101,7 +101,7 @@ def test_a_retry_does_not_take_the_unverified_release_for_what_was_there():
     assert api.found == there
 
 
-def test_nothing_is_put_back_over_the_deployment_of_another_task():
+def test_nothing_is_restored_over_the_deployment_of_another_task():
     api = Objects()
     verified(api, release(1, "a"))
     api.begin(release(2, "b"))
@@ -111,7 +111,7 @@ def test_nothing_is_put_back_over_the_deployment_of_another_task():
     assert api.found == there
 
 
-def test_the_record_remains_until_all_objects_are_put_back():
+def test_the_record_remains_until_all_objects_are_restored():
     api = Objects()
     verified(api, release(1, "a"))
     there = dict(api.found)
@@ -125,7 +125,7 @@ def test_the_record_remains_until_all_objects_are_put_back():
     assert api.found == there
 
 
-def test_all_objects_are_removed_also_those_of_a_lost_task():
+def test_all_objects_are_removed_including_those_of_a_lost_task():
     api = Objects()
     verified(api, release(1, "a", max_replicas=2))
     api.begin(release(2, "b"))

@@ -82,7 +82,7 @@ def pod(waiting: str | None = None, *, phase: str = "Running", ready: bool = Fal
     }
 
 
-def test_an_image_that_cannot_be_pulled_is_an_error_after_the_patience():
+def test_an_image_that_cannot_be_pulled_is_an_error_after_a_grace_period():
     watch = Watch(since=0, limit=100)
     bad = pod("ImagePullBackOff", phase="Pending")
     assert watch.error([bad, pod()], 10) is None
@@ -92,7 +92,7 @@ def test_an_image_that_cannot_be_pulled_is_an_error_after_the_patience():
     assert watch.error([bad], 18) is None
 
 
-def test_a_server_that_ends_again_and_again_is_an_error_with_its_last_words():
+def test_a_server_that_crashes_repeatedly_is_an_error_with_its_last_message():
     ended = {"reason": "Error", "exitCode": 1, "message": "first\nERROR The store is gone.\n"}
     crashed = {"lastState": {"terminated": ended}}
     watch = Watch(since=0, limit=100, patience=0)

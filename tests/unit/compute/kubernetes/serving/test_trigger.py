@@ -64,7 +64,7 @@ def test_it_fires_when_the_time_of_the_endpoint_or_of_the_task_is_over(monkeypat
     assert event(trigger([], monkeypatch, deadline=time.time() - 1))["status"] == "timeout"
 
 
-def test_what_was_there_is_put_back_only_if_a_user_ends_the_task_while_it_waits(monkeypatch):
+def test_the_previous_release_is_restored_only_if_a_user_ends_the_waiting_task(monkeypatch):
     from airflow_mlops.compute.kubernetes.serving.trigger import RolloutTrigger
 
     put_back = []

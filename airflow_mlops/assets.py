@@ -58,7 +58,7 @@ class Consumer:
 
 
 def consumers(uri: str, session: Session) -> list[Consumer]:
-    """Return the DAGs that are scheduled on the asset ``uri``, by name. Tasks cannot call this function.
+    """Return the DAGs that are scheduled on the asset ``uri``, sorted by name. Tasks cannot call this function.
 
     :param uri: URI of the asset
     :param session: session of Airflow's metadata database

@@ -39,7 +39,7 @@ def dags_folder() -> str:
 
 
 def retraining_consumers(model: str) -> list[Consumer]:
-    """Return the DAGs that are scheduled on the asset ``mlops://MODEL/retrain``, by name.
+    """Return the DAGs that are scheduled on the asset ``mlops://MODEL/retrain``, sorted by name.
 
     :param model: name of the registered model
     :raises MLOpsError: the database could not be read

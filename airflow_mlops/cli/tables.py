@@ -142,7 +142,7 @@ def _realised_row(item: OutcomeSummary) -> dict[str, Any]:
     first = [_interval(item.metric, item.value, item.low, item.high)] if item.metric is not None else [item.note]
     others = [_interval(other.metric, other.value, other.low, other.high) or other.note for other in item.others]
     if (quantile := item.quantile) is not None:
-        share = _interval("share of labels not above the prediction", quantile.value, quantile.low, quantile.high)
+        share = _interval("share of labels at most the prediction", quantile.value, quantile.low, quantile.high)
         others.append(f"{share}, nominal {quantile.alpha:g}")
     return {
         "window": item.window or "",

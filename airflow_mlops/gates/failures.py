@@ -10,7 +10,7 @@ FEWEST, SHARE, TIMES = 10, 0.01, 3.0
 
 
 class Requests(NamedTuple):
-    """Counts of the requests of the canary and of the champion during one share of the canary.
+    """Counts of the requests that the canary and the champion received while the canary had the same share of the traffic.
 
     :param canary: number of requests to the canary
     :param canary_failed: number of these requests that the canary failed to answer
@@ -33,9 +33,9 @@ def limit(requests: Iterable[Requests]) -> float:
     """Return the highest allowed failure rate of a canary: 1% plus three times the champion's failure rate.
 
     Requests may fail more often at some times than at others. The champion's rate is therefore measured separately for
-    each share of the canary. The mean of these rates is weighted by the number of the canary's requests.
+    each share that the canary had. The mean of these rates is weighted by the number of the canary's requests.
 
-    :param requests: the requests at each share of the canary
+    :param requests: the requests for each share that the canary had
     """
     parts = list(requests)
     total = sum(part.canary for part in parts)
@@ -46,7 +46,7 @@ def limit(requests: Iterable[Requests]) -> float:
 def excessive(requests: Iterable[Requests]) -> bool:
     """Return whether a canary fails at least 10 requests and a larger share of its requests than :func:`limit`.
 
-    :param requests: the requests at each share of the canary
+    :param requests: the requests for each share that the canary had
     """
     parts = list(requests)
     failed, total = (sum(column) for column in ((p.canary_failed for p in parts), (p.canary for p in parts)))

@@ -7,7 +7,7 @@ The pinball loss of a row is ``alpha * (label - prediction)`` if the label is ab
 ``(1 - alpha) * (prediction - label)``. The mean loss is smallest for the true quantile (R. Koenker and G. Bassett, "Regression
 Quantiles", Econometrica 1978). RMSE is smallest for the mean, so it does not judge a quantile.
 
-The coverage of a quantile is the share of the labels that are not above the prediction. The coverage gap is the
+The coverage of a quantile is the share of the labels that are at most the prediction. The coverage gap is the
 absolute difference between the coverage and the nominal share ``alpha``. A model that predicts the same quantile for
 all rows has almost no gap, so the gap cannot show which model is best.
 

@@ -59,7 +59,7 @@ class VersionContract(Model):
 def write(
     client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, contract: ModelContract, profile: dict[str, Any]
 ) -> str:
-    """Store the model contract and the profile of a foreign version after an evaluation.
+    """Store the model contract and the profile of a version that TrainOperator did not train, after an evaluation.
 
     The version's tag in MLflow is set to the new file. A tag that a promotion has set is kept while its file exists.
 
@@ -79,7 +79,7 @@ def write(
 
 
 def put(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, data: bytes) -> str:
-    """Store the file with the contract and the profile of a foreign version, and set its tag as :func:`write` does.
+    """Store the contract and the profile of a foreign version in a file, and set its tag as :func:`write` does.
 
     :param client: client of the MLflow server
     :param store: the artifact store
@@ -102,8 +102,9 @@ def read(
 ) -> VersionContract:
     """Read the model contract and the profile of ``ref``, without downloading the model.
 
-    If the ledger has promoted the version, the contract and the profile must be unchanged since the promotion. If the
-    promoted contract of a foreign version was deleted, the contract in the version's tag is accepted.
+    If the ledger records a promotion of the version, the contract and the profile must be unchanged since then. There is
+    one exception: if TrainOperator did not train the version, and its promoted contract was deleted, the contract named
+    by the version's tag is accepted.
 
     :param ledger: the ledger of the model, if it was read before; by default it is read here
     :raises ModelCorruptError: the contract or the profile was changed after the promotion

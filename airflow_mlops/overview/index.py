@@ -63,7 +63,9 @@ def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None
             if sections.state(store, model, kind, predictions) == seen:
                 return
             time.sleep(pause)
-        log.warning("The index of model %r may be out of date, because other tasks changed it in the meantime.", model)
+        log.warning(
+            "The index of model %r may be out of date, because other tasks changed the index in the meantime.", model
+        )
     except Exception as error:  # noqa: BLE001 - the step has succeeded
         log.warning("The index of model %r was not updated, so pages in Airflow may show older facts: %s", model, error)
 

@@ -22,7 +22,7 @@ _FIRST = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def models(store: ArtifactStore) -> Models:
-    """Return the newest facts about each model, by name. What cannot be read is named in ``problems``.
+    """Return the newest facts about each model, sorted by name. What cannot be read is named in ``problems``.
 
     Owner, tags and the request for approval are in Airflow's database, so they are left out.
     """

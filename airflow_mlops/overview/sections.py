@@ -92,9 +92,11 @@ def state(store: ArtifactStore, model: str, kind: Kind, predictions: str | None 
 
 
 def compute(store: ArtifactStore, model: str, kind: Kind, predictions: str | None = None) -> Section:
-    """Compute a section from the ledger, the reports or the predictions.
+    """Compute the section of a model from the ledger, the reports or the predictions.
 
-    :param predictions: name of the datasets of predictions, for ``scoring``; ``MODEL_predictions`` by default
+    :param kind: the source of the section: ``decisions`` (the ledger), ``monitoring`` (the reports) or ``scoring`` (the
+        predictions)
+    :param predictions: for ``scoring``, the name of the datasets of predictions; by default ``MODEL_predictions``
     :raises StoreError: the store cannot be read
     """
     if kind == "monitoring":

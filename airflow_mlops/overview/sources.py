@@ -12,7 +12,10 @@ from airflow_mlops.overview.sections import Kind
 
 
 def find(store: ArtifactStore) -> Iterator[tuple[str, Kind, str | None]]:
-    """Yield each model with the kind of its source and, for predictions, the name of their datasets.
+    """Yield the name of each model, the kind of a section with facts about it, and the name of its datasets of predictions.
+
+    The kind is ``decisions`` for a model with a ledger, ``monitoring`` for a model with reports, and ``scoring`` for a
+    model with predictions. The last name is ``None`` except for ``scoring``. A model can occur several times.
 
     :raises StoreError: the store cannot be read
     """

@@ -71,7 +71,7 @@ class Gain(Model):
 
 
 class PastTrainings(Model):
-    """What the trainings so far brought, each in the first compared window after it.
+    """The gains of past trainings, each measured in the first compared window after the training.
 
     The gain of a training is the reduction of the mean loss by the new version, as a share of the mean loss of the
     version that it replaced.
@@ -101,7 +101,7 @@ class Comparison(Model):
         window, so the first window has the number 1; ``None`` in reports of old versions
     :param replaced_loss: mean loss of the version that the champion replaced, on the same rows. It is measured in the
         first window in which the champion is compared, and ``None`` in all other windows
-    :param trainings: what the trainings so far brought; ``None`` if too few were measured
+    :param trainings: the gains of past trainings; ``None`` if too few were measured
     :param usual: the largest usual gain of a challenger (:attr:`Gain.usual`), as a share of the champion's mean loss
     :param best: the significant gain that exceeds the usual gain of its challenger most, and by at least ``min_gain``
         of the policy; ``None`` if there is no such gain

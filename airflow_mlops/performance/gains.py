@@ -12,7 +12,7 @@ above the usual gain counts.
 
 If the relation between features and label is new in every window, challengers are better in every window as well, and
 no training helps. The difference is visible after the trainings: in the first window after each training, the new
-version and the version that it replaced are compared (:func:`past_trainings`). If the trainings so far have not paid,
+version and the version that it replaced are compared (:func:`past_trainings`). If the trainings so far have not paid off,
 only a gain that is unusually large counts.
 """
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 DECAY = 0.6
 """The weight of a window in the pooled gain is ``DECAY`` to the power of the number of later windows."""
 MIN_TRAININGS = 6
-"""The smallest number of trainings from which the policy judges whether trainings pay."""
+"""The smallest number of trainings from which the policy judges whether trainings pay off."""
 UNUSUAL = 2.0
-"""If trainings do not pay, a gain is unusual from this number of standard deviations above the median of first gains."""
+"""If trainings do not pay off, a gain is unusual from this number of standard deviations above the median of first gains."""
 # The median absolute deviation of a normal distribution, in standard deviations.
 _DEVIATIONS = NormalDist().inv_cdf(0.75)
 
@@ -137,14 +137,14 @@ def usual_gain(
     such windows, it is 0, because the data may really have changed in a single window. The first window of the current
     champion is left out, because a change in this window must not hide the gain in later windows.
 
-    If the trainings so far have not paid (:func:`past_trainings`), the usual gain is the limit of Hampel's identifier of
+    If the trainings so far have not paid off (:func:`past_trainings`), the usual gain is the limit of Hampel's identifier of
     outliers: the median plus :data:`UNUSUAL` standard deviations, which are estimated by the median absolute deviation
     (L. Davies and U. Gather, "The Identification of Multiple Outliers", Journal of the American Statistical Association
     88, 1993).
 
     :param challenger: a challenger of ``current``
     :param earlier: comparisons on earlier windows
-    :param min_gain: the smallest mean gain of trainings that have paid
+    :param min_gain: the smallest mean gain of trainings that have paid off
     :return: the usual gain, as a share of the champion's loss; at least 0
     """
     first = [
@@ -166,9 +166,9 @@ def usual_gain(
 def past_trainings(
     current: Comparison, earlier: Sequence[tuple[int, Comparison]], min_gain: float
 ) -> PastTrainings | None:
-    """Return what the trainings of all compared champions brought; ``None`` for fewer than :data:`MIN_TRAININGS`.
+    """Return the mean gain of past trainings; ``None`` for fewer than :data:`MIN_TRAININGS`.
 
-    Trainings have paid if their mean gain is at least ``min_gain``.
+    Trainings have paid off if their mean gain is at least ``min_gain``.
 
     :param earlier: comparisons on earlier windows. Comparisons by another metric are left out
     """
@@ -243,12 +243,12 @@ def _gain(
 
 
 def windows_between(earlier: Window, later: Window) -> int:
-    """Return the number of windows from ``earlier`` to ``later``, in lengths of ``later``; at least 1."""
+    """Return how many windows of the length of ``later`` lie between the starts of both windows; at least 1."""
     return max(1, windows_after(earlier.start, later))
 
 
 def windows_after(time: datetime, window: Window) -> int:
-    """Return the number of windows from ``time`` to the start of ``window``, in lengths of ``window``.
+    """Return how many windows of the length of ``window`` lie between ``time`` and the start of ``window``.
 
     The number is rounded, because months differ in length.
     """

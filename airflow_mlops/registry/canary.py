@@ -104,7 +104,7 @@ def rollout_under_way(ledger: Ledger, version: ModelVersionRef) -> Rollout | Non
 
 
 def ended(entries: Sequence[Entry], version: ModelVersionRef) -> Entry | None:
-    """Return the entry that ended a version's last rollout; ``None`` without a rollout, or if it is in progress."""
+    """Return the entry that ended the last rollout of a version; ``None`` if it is in progress, or if there was none."""
     own = [entry for entry in entries if entry.canary is not None and entry.canary.version == version]
     if not own:
         return None

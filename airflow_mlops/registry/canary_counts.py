@@ -20,7 +20,7 @@ _SKEW = timedelta(minutes=1)
 
 
 class ShareCounts(Model):
-    """Counts of the requests during one share of the canary.
+    """Counts of the requests while the canary had the same share of the traffic.
 
     :param canary: number of requests to the canary
     :param canary_failed: number of them that it failed to answer
@@ -41,7 +41,7 @@ class ServerCounts(Model):
     :param canary: number of the canary's version
     :param champion: number of the champion's version
     :param began: time of the first counted request
-    :param shares: the counts for each share of the canary
+    :param shares: the counts for each share that the canary had
     """
 
     server: str

@@ -173,7 +173,7 @@ class Reader:
         return getattr(self.full(), name)
 
     def full(self) -> MlflowClient:
-        """Return MLflow's client for the same server."""
+        """Return MLflow's own client, connected to the server that this reader reads from."""
         if self._client is None:
             self._client = connect(self._target, self._connection)
         return self._client

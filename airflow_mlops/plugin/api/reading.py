@@ -45,7 +45,7 @@ def _approval(found: PendingApproval | None, rights: Access) -> PendingApproval 
 
 @router.get("/models")
 def list_models(rights: AccessDep, store: StoreDep) -> Models:
-    """Return the newest facts about each model that the user may see, by name."""
+    """Return the newest facts about each model that the user may see, sorted by name."""
     everything = models.models(store)
     seen = [item for item in everything.models if rights.sees(item.dags)]
     return Models(models=_completed(seen, rights), problems=everything.problems)

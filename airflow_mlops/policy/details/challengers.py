@@ -70,9 +70,9 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
 
 
 def _unpaid(trainings: PastTrainings) -> str:
-    """Return a sentence about trainings that have not paid."""
+    """Return a sentence about trainings that have not paid off."""
     return (
-        f"Retraining has not paid so far: in the first window after each of the last {trainings.number} trainings, the mean "
+        f"Retraining has not paid off so far: in the first window after each of the last {trainings.number} trainings, the mean "
         f"loss changed by {-trainings.gain:+.1%} on average. Only an unusually large gain requests retraining."
     )
 

@@ -89,7 +89,7 @@ def compare(
 def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
     """Return the result of the gate on failed requests, see :mod:`airflow_mlops.gates.failures`.
 
-    :param counts: the requests at each share of the canary
+    :param counts: the requests for each share that the canary had
     :return: ``None`` if no requests to the canary were counted
     """
     parts = [Requests(each.canary, each.canary_failed, each.champion, each.champion_failed) for each in counts.values()]

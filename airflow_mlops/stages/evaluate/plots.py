@@ -254,7 +254,7 @@ def _in_numbers(truth: NDArray[np.float64], model: Measurement, contract: ModelC
     loss = model.metrics.get(name_of(alpha))
     measured = [] if loss is None else [f"{name_of(alpha)} {rounded(loss)}"]
     covered = weighted.mean(at_most(truth, _score(model)).astype(float), _weight(model))
-    return ", ".join([*measured, f"{covered:.1%} of labels not above the prediction"])
+    return ", ".join([*measured, f"{covered:.1%} of labels at most the prediction"])
 
 
 def _residuals(truth: NDArray[np.float64], model: Measurement, contract: ModelContract) -> Figure:

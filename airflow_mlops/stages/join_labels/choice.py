@@ -42,15 +42,15 @@ class Found:
         """Choose one label for each prediction.
 
         If ``order`` is set, only the labels of each prediction with the greatest ``order`` are considered. Otherwise, a
-        null label is ignored if the prediction also has a label that is not null. If several rows are left, the last
-        one is chosen.
+        null label is ignored if the prediction also has a label that is not null. Of the remaining rows, the last one is
+        chosen.
 
         :param values: the labels, one per row of the dataset of labels
         :param order: a number for each label. A later correction of a label has a greater number. ``None`` if the order
             of the corrections is unknown
         :param weight: the weight in the row of each label; ``None`` if the rows have no weights
         :return: for each prediction, the row number of the chosen label, or -1 if the prediction has no label; and the
-            row numbers of the predictions for which different labels or different weights are left
+            row numbers of the predictions whose remaining rows have different labels or different weights
         """
         kept = self
         if order is not None:

@@ -269,11 +269,11 @@ def _replaced_loss(
             return None, []
         return float(champion_losses(replaced, rows.current, metric, rows.groups).mean()), []
     except UnmeasurableError as error:
-        return None, [f"It was not measured what the last training brought, because {error}."]
+        return None, [f"The gain of the last training was not measured, because {error}."]
     except MLOpsError as error:
         if error.retryable:
             raise
-        return None, [f"It was not measured what the last training brought. {error}"]
+        return None, [f"The gain of the last training was not measured. {error}"]
 
 
 def _rows(check: Check, contract: ModelContract) -> Rows:

@@ -131,7 +131,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     alpha = predicted_quantile(contract.task, contract.metrics)
     if alpha is not None and outcomes.rows:
         covered = metrics.quantile_coverage(outcomes, policy.confidence).value
-        notes.append(f"{covered:.1%} of the labels are not above the prediction, which is the quantile {alpha:.10g}.")
+        notes.append(f"{covered:.1%} of the labels are at most the prediction, which is the {alpha:.10g} quantile.")
     reason = missing or young or _too_few(outcomes.rows, coverage, policy)
     trained = _at_training(reference, weights.column).intervals.get(BIAS)
     measured = _measured(policy, metric, outcomes, reference, weights.column)
@@ -191,7 +191,7 @@ def _measured(
             reason = f"{metric} was not measured at training"
     elif performance.reference_low is None:
         notes.append(
-            f"The {metric_name(metric)} at training counts as exact, because its interval is not stored with model "
+            f"The {metric_name(metric)} at training is treated as exact, because its interval is not stored with model "
             f"{reference.version}."
         )
     return Realised(performance=performance, unmeasured=reason, notes=notes, design=known)

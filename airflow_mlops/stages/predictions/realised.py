@@ -28,8 +28,8 @@ def measured(
     """Measure the metrics of :func:`~airflow_mlops.metrics.judged.headline_metrics`, and the coverage of a quantile.
 
     :param joined: the labelled predictions
-    :param predictions: manifest of the predictions. Manifests that were written before the log recorded the metrics of
-        the training have the default metric of the ML task
+    :param predictions: manifest of the predictions, which names the metrics of the training. For manifests of early
+        versions, which do not name them, the default metric of the ML task is measured
     :param contract: contract of the version that made the predictions
     :param outcomes: the rows of this version
     :return: the metrics, the most important first; and the coverage, which is ``None`` for models that do not predict a

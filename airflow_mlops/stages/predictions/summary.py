@@ -109,7 +109,7 @@ class MetricSummary(Model):
 
 
 class QuantileSummary(Model):
-    """The coverage of a predicted quantile: the share of the labels that are not above the prediction.
+    """The coverage of a predicted quantile: the share of the labels that are at most the prediction.
 
     :param alpha: the quantile that the model predicts, which is the nominal coverage
     :param value: the coverage, from 0 to 1

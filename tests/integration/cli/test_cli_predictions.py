@@ -290,7 +290,7 @@ def test_small_values_are_not_rounded_to_zero():
     )  # fmt: skip
     assert _realised_row(outcome)["metric (interval)"].split("; ") == [
         "pinball_a0.9 1.23e-05 (1e-05 to 15,227)", "no column", "rmse 2 (1 to 3)",
-        "share of labels not above the prediction 0.88 (0.85 to 0.9), nominal 0.9",
+        "share of labels at most the prediction 0.88 (0.85 to 0.9), nominal 0.9",
     ]  # fmt: skip
 
 

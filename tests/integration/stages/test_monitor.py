@@ -377,7 +377,7 @@ def test_a_missing_estimate_is_noted(store, champion, client, tmp_path):
     assert stored(store, champion, "2013-04").loss is None
     assert {drift.importance for drift in stored(store, champion, "2013-04").features} == {None}
     exact, estimate = stored(store, champion, "2013-04").notes
-    assert "ROC AUC at training counts as exact" in exact
+    assert "ROC AUC at training is treated as exact" in exact
     assert estimate == f"{noted}the profile of the version has no calibration of its scores."
 
 

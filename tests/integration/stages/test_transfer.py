@@ -298,7 +298,7 @@ def test_one_registered_model_or_one_ledger_for_two_registries_is_refused(
         ("shared", "Both registries would share the ledger"),
         ("linked", "Both registries would share the ledger"),
         ("same", "are the same registered model"),
-        ("typo", "The extra artifacts of connection 'typo' is not text"),
+        ("typo", "The extra field 'artifacts' of connection 'typo' is not text"),
     ):
         with pytest.raises(SpecError, match=problem):
             send(development, ref, target_conn_id=name)

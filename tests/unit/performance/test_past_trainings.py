@@ -1,4 +1,4 @@
-"""What past trainings brought, and how large a gain must be if they have not paid."""
+"""The gains of past trainings, and how large a gain must be if they have not paid off."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _ask(pod: Json, ref: ModelVersionRef, path: str, body: Any, token: str | Non
         except urllib.error.HTTPError as error:
             if error.code == 401:
                 raise _final(
-                    f"{_name(pod)} demands a token. Set token_conn_id= to an Airflow connection whose password is the token."
+                    f"{_name(pod)} requires a token. Set token_conn_id= to an Airflow connection whose password is the token."
                 ) from None
             if error.code != 503 or not remaining:
                 raise _final(

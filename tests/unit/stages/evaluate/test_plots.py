@@ -91,7 +91,7 @@ def test_the_residuals_of_a_quantile_have_the_pinball_loss_and_the_coverage_in_t
     model = Measurement("m v1", {**candidate.metrics, "pinball_a0.9": 0.1}, above)
     quantile = contract.model_copy(update={"metrics": {"rmse": 1.0, "pinball_a0.9": 0.1}})
     assert plots._residuals(truth, model, quantile).axes[0].get_title(loc="left") == (
-        "m v1 (pinball_a0.9 0.1, 100.0% of labels not above the prediction)"
+        "m v1 (pinball_a0.9 0.1, 100.0% of labels at most the prediction)"
     )
     assert "RMSE" in plots._residuals(truth, model, contract).axes[0].get_title(loc="left")
 

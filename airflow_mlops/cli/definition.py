@@ -169,7 +169,7 @@ _COMMANDS = (
             ),
             Arg(
                 ("--store",),
-                help="URL of the artifact store (default: extra artifacts of the connection, or [mlops] artifacts)",
+                help="URL of the artifact store (default: extra field artifacts of the connection, or [mlops] artifacts)",
             ),
             ARG_VERBOSE,
         ),

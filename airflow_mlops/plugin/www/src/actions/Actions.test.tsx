@@ -35,7 +35,7 @@ const show = (facts: ModelFacts, status: number, answer: unknown) => {
 };
 const press = (name: string, last = false) => fireEvent.click(screen.getAllByRole("button", { name }).at(last ? -1 : 0)!);
 
-it("asks for a reason, asks once, and says what happened", async () => {
+it("requires a reason, sends the request once, and shows the result", async () => {
   const { done, sent } = show(model(), 200, { message: "Retraining is requested.", decision: null });
   press("Request retraining");
   await screen.findByRole("textbox");
@@ -51,7 +51,7 @@ it("asks for a reason, asks once, and says what happened", async () => {
   await waitFor(() => expect(done).toHaveBeenCalledOnce());
 });
 
-it("keeps the dialog open and says why when nothing happened", async () => {
+it("keeps the dialog open and shows the error if the action failed", async () => {
   const { done } = show(model(), 403, { detail: "You may not edit a DAG of this model." });
   press("Acknowledge");
   await screen.findByRole("textbox");
@@ -74,14 +74,14 @@ it("answers a request for approval with Airflow's own API", async () => {
   );
 });
 
-it("offers no answer to those whom Airflow does not let answer", () => {
+it("offers no answer to users whom Airflow does not let answer", () => {
   const approval = { dag_id: "d", run_id: "r", task_id: "t", map_index: -1, subject: "Promote?", assignees: ["bob"], can_answer: false };
   show(model({ approval }), 200, {});
   expect(screen.queryByRole("button", { name: "Approve" })).toBeNull();
   expect(screen.getByRole("button", { name: "Request retraining" })).toBeTruthy();
 });
 
-it("offers nothing to those who may not act, and no acknowledgement of what was acknowledged", () => {
+it("offers no action to users who may not act, and no second acknowledgement", () => {
   const seen = model();
   seen.monitoring!.acknowledged = { by: "admin", at: month(4).start, note: "" };
   show(seen, 200, {});

@@ -93,20 +93,20 @@ it("walks through the windows with the arrow keys", async () => {
   expect(document.querySelector("img")).toBeNull();
 });
 
-it("says which windows have no value of the metric", async () => {
+it("shows which windows have no value of the metric", async () => {
   show("timeline");
   await screen.findByRole("slider");
   const titles = [...document.querySelectorAll("[data-window] title")].map((title) => title.textContent);
   expect(titles.map((title) => title?.includes("no value"))).toEqual([false, true, false]);
 });
 
-it("says where the chain of the ledger is broken", async () => {
+it("shows where the chain of the ledger is broken", async () => {
   show("decisions");
   expect(await screen.findByText(/Entry 1 was changed\./)).toBeTruthy();
   expect(document.querySelector("img")).toBeNull();
 });
 
-it("says where the ledger differs from the hashes in MLflow, which the chain cannot show", async () => {
+it("shows where the ledger differs from the hashes in MLflow, which the chain cannot show", async () => {
   const page = ANSWERS["/mlops/api/models/m"] as object;
   ANSWERS["/mlops/api/models/n"] = { ...page, name: "n", chain: { intact: true, problem: null } };
   ANSWERS["/mlops/api/models/n/versions"] = { versions: [], ledger: "Entry 4 was changed.", problems: [] };
@@ -129,7 +129,7 @@ it("shows deployments, and kinds of entries that a newer release has written", a
   expect(screen.getByText(/version 2 answers 5.5% of the requests/)).toBeTruthy();
 });
 
-it("keeps the metrics of the fit apart from those on held-out data", async () => {
+it("shows the figures of the fit separately from the metrics on held-out data", async () => {
   show("versions");
   await screen.findByText("fit_seconds");
   const titles = [...document.querySelectorAll("tbody tr:first-child")].map((row) => [row.textContent, row.nextSibling?.textContent]);
@@ -137,7 +137,7 @@ it("keeps the metrics of the fit apart from those on held-out data", async () =>
   expect(titles).toContainEqual(["Fit and conversion to ONNX", "fit_seconds12–"]);
 });
 
-it("adds up what the steps of a version used, and says whose metrics a refit shows", async () => {
+it("adds up the resources of a version's steps, and names the version whose metrics a refit shows", async () => {
   show("versions");
   const row = (name: string) => [...(screen.getByText(name).closest("tr")?.cells ?? [])].map((cell) => cell.textContent);
   await screen.findByText("throughput");
@@ -148,7 +148,7 @@ it("adds up what the steps of a version used, and says whose metrics a refit sho
   expect(screen.getByText("fitted again from version 1, whose metrics are shown")).toBeTruthy();
 });
 
-it("says what has happened since the verdict, and who may answer a pending approval", async () => {
+it("shows what has changed since the verdict, and who may answer a pending approval", async () => {
   const page = ANSWERS["/mlops/api/models/m"] as object;
   const champion = { version: 9, since: "2013-05-01T00:00:00Z", by: null, reason: "It passed." };
   const approval = { dag_id: "d", run_id: "r", task_id: "t", map_index: -1, subject: planted, assignees: ["bob"], can_answer: false };

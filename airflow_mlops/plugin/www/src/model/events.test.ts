@@ -6,24 +6,24 @@ import { place, runs, spread } from "./events";
 const at = (time: string) => Date.parse(time);
 
 describe("decisions on the axis of the windows", () => {
-  it("stand at their own time while windows are checked as they end", () => {
+  it("are placed at their own time if windows are checked as they end", () => {
     const windows = [1, 2, 3].map((number) => point(number));
     const placed = place([decision(1, "2013-02-14T00:00:00Z"), decision(2, "2012-06-01T00:00:00Z")], windows);
     expect(placed.map((event) => event.at)).toEqual([at("2013-02-14T00:00:00Z"), at("2013-01-01T00:00:00Z")]);
   });
-  it("stand behind the window that had been checked before them in a backfill", () => {
+  it("are placed behind the window that was checked before them in a backfill", () => {
     const windows = [1, 2, 3].map((number) => point(number, { checked: `2026-01-0${number}T00:00:00Z` }));
     const times = ["2025-12-31T00:00:00Z", "2026-01-01T12:00:00Z", "2026-01-09T00:00:00Z"];
     const placed = place(times.map((time, index) => decision(index, time)), windows);
     expect(placed.map((event) => event.at)).toEqual([month(1).start, month(1).end, month(3).end].map(at));
   });
-  it("stand at the right edge if they are much later than the last window", () => {
+  it("are placed at the right edge if they are much later than the last window", () => {
     const windows = [1, 2, 3].map((number) => point(number));
     const span = at(month(3).end) - at(month(1).start);
     const [later] = place([decision(1, "2026-01-01T00:00:00Z")], windows);
     expect(later?.at).toBe(at(month(3).end) + 0.15 * span);
   });
-  it("stand side by side at one place, the first one first", () => {
+  it("are placed side by side if they have the same place, the first one first", () => {
     const events = [30, 10, 31, 95].map((at, seq) => ({ at, decision: decision(seq, "2026-01-03T00:00:00Z") }));
     const placed = spread([...events, { at: 96, decision: decision(4, "2026-01-04T00:00:00Z") }], (at) => at, 100);
     expect(placed.map(({ decision: { seq }, first, offset, x }) => [seq, x, offset, first])).toEqual([
@@ -34,7 +34,7 @@ describe("decisions on the axis of the windows", () => {
       [4, 95, 0, false],
     ]);
   });
-  it("are nowhere without a window", () => {
+  it("are not placed if there is no window", () => {
     expect(place([decision(1, "2013-01-01T00:00:00Z")], [])).toEqual([]);
   });
 });

@@ -43,7 +43,7 @@ it("shows one page of 500 models, and says how many there are", async () => {
   expect(screen.getByRole("link", { name: "model_50" })).toBeTruthy();
 });
 
-it("says in place why there is nothing", async () => {
+it("shows the error in place of the models", async () => {
   answer(502, { detail: "The artifact store cannot be read." });
   show();
   expect((await screen.findByRole("alert")).textContent).toContain("The artifact store cannot be read.");

@@ -23,12 +23,12 @@ describe("the models that a URL asks for", () => {
     const found = select([seen, overview("w", "watch"), overview("z", "healthy", { approval })], view);
     expect(found.map((model) => model.name)).toEqual(["z", "w", "a_seen"]);
   });
-  it("puts a verdict before which another champion was promoted behind a new watch", () => {
+  it("puts a verdict that is older than the champion behind a new watch", () => {
     const champion = { version: 4, since: "2013-04-02T00:00:01Z", by: null, reason: "It passed." };
     const found = select([overview("a", "retrain", { champion }), overview("b", "watch"), overview("c", "retrain")], viewOf(new URLSearchParams()));
     expect(found.map((model) => model.name)).toEqual(["c", "b", "a"]);
   });
-  it("filters by each of them and by all together", () => {
+  it("filters by each field and by all fields together", () => {
     expect(names("verdict=watch")).toEqual(["a_watch"]);
     expect(names("verdict=none")).toEqual(["d_new"]);
     expect(names("owner=risk")).toEqual(["c_retrain"]);
@@ -36,7 +36,7 @@ describe("the models that a URL asks for", () => {
     expect(names("q=IS+retrain&owner=ops")).toEqual(["c_retrain"]);
     expect(names("q=nothing")).toEqual([]);
   });
-  it("ignores what it does not know", () => {
+  it("ignores unknown values in the address", () => {
     expect(viewOf(new URLSearchParams("sort=toString&page=-1"))).toMatchObject({ sort: "attention", page: 1 });
   });
 });

@@ -3,14 +3,14 @@ import { describe, expect, it } from "vitest";
 import { ago, moment, number, percent, pValue, share } from "./format";
 
 describe("values as text", () => {
-  it("keeps three significant digits of a fraction and all of a count", () => {
+  it("keeps three significant digits of a fraction and all digits of a count", () => {
     expect(number(0.70612)).toBe("0.706");
     expect(number(12345)).toBe("12,345");
     expect(number(0)).toBe("0");
     expect(number(-0)).toBe("0");
     expect(number(null)).toBe("–");
   });
-  it("never rounds a share up to all", () => {
+  it("never rounds a share up to 100%", () => {
     expect(percent(0.9999)).toBe("99%");
     expect(percent(1)).toBe("100%");
     expect([percent(0.29), percent(0.57), percent(0.58)]).toEqual(["29%", "57%", "58%"]);

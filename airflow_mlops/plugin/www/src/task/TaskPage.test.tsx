@@ -49,12 +49,12 @@ it("lists the trials of a search that runs", async () => {
   expect(document.querySelector("img")).toBeNull();
 });
 
-it("says so if a task has neither a result nor a run", async () => {
+it("says if a task has neither a result nor a run", async () => {
   show({});
   expect(await screen.findByText(/no machine-learning result/)).toBeTruthy();
 });
 
-it("shows what proves a split", async () => {
+it("shows the checks of a split", async () => {
   const split = { method: "time", test_size: "P14D", time: { test: ["2013-03-18", "2013-03-31"] }, overlap: 0, row_ids: { test: "abc" }, gap: { duration: "7D", rows: 168 } };
   show({ [TASK]: { kind: "training_set", model: null, summary: "Built.", result: { rows: { train: 5 } }, split } });
   expect(await screen.findByText("2013-03-18 to 2013-03-31")).toBeTruthy();

@@ -69,7 +69,7 @@ class Provenance(Model):
         return next((request for request in reversed(self.requests) if request.model == model), None)
 
     def left_out(self) -> set[str]:
-        """Return the features that a training set must leave out, because requests name them as broken.
+        """Return the features that a training set must leave out, because retraining requests name them as broken.
 
         If a model has several requests, only the newest is used. If the DAG run was started by requests for several
         models, a feature is left out only if the requests of all models name it.

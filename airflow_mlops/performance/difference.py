@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 def difference(performance: Performance, confidence: float) -> Difference | None:
     """Return the confidence interval of the difference between the value in the window and the value at training.
 
-    If the value at training has no interval, it counts as exact.
+    If the value at training has no interval, it is treated as exact.
 
     :param performance: performance in a window, whose intervals have the confidence ``confidence``
     :param confidence: confidence of the interval, such as 0.95

@@ -193,7 +193,7 @@ class Performance(Model):
     :param high: upper end of the confidence interval
     :param reference: value of the metric on the held-out split part at training; ``None`` if unknown
     :param reference_low: lower end of the confidence interval of ``reference``; ``None`` if unknown. Without an
-        interval, ``reference`` counts as exact
+        interval, ``reference`` is treated as exact
     :param reference_high: upper end of the confidence interval of ``reference``; ``None`` if unknown
     :param compared: number of models in the selection on the held-out rows: the candidates, and the champion if it was
         measured. The interval of the difference from ``reference`` is corrected for this number

@@ -90,7 +90,7 @@ def download_unchanged(client: MlflowClient, ref: ModelVersionRef, promotion: En
 
 
 def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Path:
-    """Download the files of a version, and check them against the ledger if the ledger has promoted the version.
+    """Download the files of a version, and check them if the ledger records a promotion of the version.
 
     :param store: artifact store with the ledger
     :raises ModelCorruptError: a file was changed, added or removed after the promotion

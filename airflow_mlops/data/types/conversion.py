@@ -1,4 +1,4 @@
-"""Conversion of columns from one type to another, without changing a value in silence."""
+"""Conversion of columns from one type to another, without silently changing a value."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ MOVED_OUTSIDE = "moved_outside"
 
 
 class OutsideMove(Model):
-    """A change of the alias ``champion`` that the ledger did not decide.
+    """A change of the alias ``champion`` that no decision in the ledger caused.
 
     MLflow records neither who moves an alias nor when, so the time of the entry is the time at which the change was
     noticed.

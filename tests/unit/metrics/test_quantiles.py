@@ -103,7 +103,7 @@ TRAINERS = [
 
 
 @pytest.mark.parametrize(("trainer", "metric"), TRAINERS)
-def test_a_quantile_objective_is_judged_by_its_own_loss_and_never_by_rmse_in_silence(trainer, metric):
+def test_a_quantile_objective_is_judged_by_its_own_loss_and_never_silently_by_rmse(trainer, metric):
     spec = TrainSpec.model_validate({"dataset": {"name": "d"}, "model": "m", "trainer": trainer})
     assert spec.metrics == ([metric] if metric else [])
     assert TrainSpec.model_validate(spec.model_dump(mode="json")).metrics == spec.metrics

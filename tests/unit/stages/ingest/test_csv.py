@@ -155,7 +155,7 @@ def test_the_names_in_the_header_are_decoded_as_well(rows):
     assert rows("a\\tb\tc\n1\t2\n", sep="\t", escapechar="\\", escape_sequences=True) == [{"a\tb": 1, "c": 2}]
 
 
-def test_a_backslash_before_a_letter_is_not_dropped_in_silence(rows):
+def test_a_backslash_before_a_letter_is_not_dropped_silently(rows):
     content = "1\tx\n2\tx\\ty\n"
     with pytest.raises(MalformedFileError, match=r"a\.csv contains \\t in line 2, .*'escape_sequences': True.* False"):
         rows(content, **COPY)

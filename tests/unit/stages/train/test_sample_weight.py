@@ -356,7 +356,7 @@ def test_training_sets_with_other_weights_of_the_same_rows_are_not_compared(tmp_
     common_training_set([item.model_copy(update={"sample_weight": None}) for item in contracts], "test", store)
 
 
-def test_challengers_are_not_trained_without_the_weights_in_silence():
+def test_challengers_are_not_trained_silently_without_the_weights():
     training = Training(trainer=LOGISTIC, sample_weight="weight")
     with pytest.raises(
         UnmeasurableError, match=r"v3 was trained with the weights in column 'weight' \(sample_weight\)"

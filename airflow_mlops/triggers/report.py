@@ -67,7 +67,7 @@ class MonitorReportTrigger(BaseEventTrigger):
                 f"{', '.join(map(repr, get_args(Decision)))}."
             )
         self.model = model
-        # Sorted, because Airflow runs Airflow triggers with equal arguments only once.
+        # Sorted, because Airflow runs triggers with equal arguments only once.
         self.decisions = sorted({*decisions})
         self.store = store
         self.poke_interval = poke_interval

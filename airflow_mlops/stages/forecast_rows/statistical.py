@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-# These forecast no mean of the values, need Python objects as parameters, or draw random numbers.
+# These models do not forecast the mean of the values, need Python objects as parameters, or draw random numbers.
 _UNSUITABLE = ("ARCH", "GARCH", "ConformalSeasonalPool", "NaNModel", "SklearnModel")
 # Origins of one series in a task of a process, and values and fits of the tasks that are in memory together.
 _ORIGINS, _VALUES, _FITS = 16, 2_000_000, 4_000

@@ -100,7 +100,7 @@ def _refuse_one_ledger(source: Ledger, target: Ledger) -> None:
     if same:
         raise SpecError(
             f"Both registries would share the ledger of {target.model!r} in {target.store.url}, so versions of one registry could "
-            "be mistaken for versions of the other. Set the extra artifacts of the connection `target_conn_id` to another artifact "
+            "be mistaken for versions of the other. Set the extra field 'artifacts' of the connection `target_conn_id` to another artifact "
             "store, or `target_model` to another name."
         )
 

@@ -18,7 +18,6 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 from airflow_mlops.drift.findings import Bin
 from airflow_mlops.overview import copies
-from airflow_mlops.overview.copies import Copy
 from airflow_mlops.overview.facts import TREND, WindowFacts
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report
@@ -144,22 +143,11 @@ def _last(store: ArtifactStore, model: str, windows: int) -> list[_Windowed]:
     ordered = [report for window, report in sorted(dated, key=lambda item: (item[0].start, item[0].end))]
     wanted = {report: info[report] for report in ordered[-windows:]}
     known = copies.load(store, key, _VERSION) if len(wanted) > _FEW else {}
-    found = copies.read(store, wanted, _short, known)
-    try:
-        made = _windowed(found)
-    except ValidationError:
-        # Another version of this package wrote the copy.
-        known = {}
-        found = copies.read(store, wanted, _short, known)
-        made = _windowed(found)
+    found, made = copies.read_models(_Windowed, store, wanted, _short, known)
     if len(wanted) > _FEW and found.read:
-        kept = {report: known[report] for report in ordered[-LONGEST:] if report in known}
+        kept = {report: found.known[report] for report in ordered[-LONGEST:] if report in found.known}
         copies.save(store, key, _VERSION, {**kept, **found.values})
     return made
-
-
-def _windowed(found: Copy) -> list[_Windowed]:
-    return [_Windowed.model_validate(value) for _, value in found.values.values() if value is not None]
 
 
 def _short(key: str, content: bytes) -> Any:

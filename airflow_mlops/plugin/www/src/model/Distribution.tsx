@@ -36,7 +36,7 @@ export const Distribution = ({ column, model, window }: { column: string; model:
           </Text>
           {data.test !== null && testMeaning(data.test) ? (
             <Text color="fg.muted" fontSize="xs" mb={2}>
-              {data.test.replaceAll("_", " ")}: {testMeaning(data.test)}
+              {testMeaning(data.test)}
             </Text>
           ) : null}
           <Table.ScrollArea aria-label="Distribution, scrollable" maxW="720px" role="group" tabIndex={0}>

@@ -156,7 +156,7 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
                 y={MARGIN.top}
               />
             ) : null}
-            <path d={band("estimated")} fill={ESTIMATED} opacity="0.15" />
+            <path d={band("estimated")} fill="var(--chakra-colors-orange-solid)" opacity="0.2" />
             <path d={band("realised")} fill={REALISED} opacity="0.18" />
             <path d={path((point) => level(point, "realised")?.reference ?? level(point, "estimated")?.reference)} fill="none" stroke={MUTED} strokeDasharray="2 3" />
             <path d={path((point) => level(point, "estimated")?.value)} fill="none" stroke={ESTIMATED} strokeDasharray="5 3" strokeWidth="2" />

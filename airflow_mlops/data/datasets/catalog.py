@@ -25,6 +25,7 @@ from airflow_mlops.data.datasets.pointers import (
     windows_of,
 )
 from airflow_mlops.data.datasets.reader import Dataset
+from airflow_mlops.data.datasets.subsets import within_window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 
@@ -80,8 +81,8 @@ def find_datasets(
     return [
         dataset
         if window == dataset.window
-        else dataset.within(
-            window, time_column or dataset.time_column or default_time_column or _unknown(dataset, window)
+        else within_window(
+            dataset, window, time_column or dataset.time_column or default_time_column or _unknown(dataset, window)
         )
         for dataset, window in found
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets.by_id import Finder
@@ -64,54 +65,89 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """
     context = context.for_call()
     # Check gates and metrics now, so that an invalid declaration fails before anything is downloaded.
-    gates = parse_gates(spec.gates) if spec.gates is not None else None
-    if spec.metric is not None and is_custom(spec.metric):
-        custom.load(spec.metric)
-    own_metrics(gates or ())
+    declared = _declared(spec)
     model = _one_model(spec)
     client = connect(spec.mlflow, context.connection)
     refs = [ref if ref.run_id else version(client, model, ref.version) for ref in _distinct(spec.candidates)]
     folders = {ref: download(client, ref) for ref in refs}
-    live = _live(spec, refs, client, context, ignored=ignores_champion(gates or ()))
+    live = _live(spec, refs, client, context, ignored=ignores_champion(declared or ()))
     data = live.data if live is not None else held_out(spec, folders, context)
     candidates = _load(spec, folders, data, live, client, context)
     metric = find_metric(spec.metric or _default(candidates, logged=live is not None), spec.greater_is_better)
-    gates = _all_gates(spec, gates, metric, data.task, context)
+    gates = _all_gates(spec, declared, metric, data.task, context)
     own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(data.dataset.manifest.details)]))
     data = _comparable(spec, candidates, data, live, metric, own, context)
-
     compared = compare(
         client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc, groups=spec.groups, live=live
     )
-    judged = [
-        judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
-    ]
-    rows = {item.candidate.ref: item.measurement.rows for item in compared.candidates}
+    evaluation, best = _evaluation(spec, compared, gates, metric, own, folders, live, client, context)
+    _record(evaluation, live, client, context)
+    verdict = evaluation.verdict
+    held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
+    models = counted(len(compared.candidates), "candidate")
+    context.processed(data.truth.size)
+    return EvaluateResult(
+        verdict=verdict,
+        run_id=best.run_id,
+        reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
+        summary=f"Evaluated {models} on {held}. {verdict.reason}",
+    )
+
+
+def _declared(spec: EvaluateSpec) -> list[Gate] | None:
+    """Parse the gates that the user declared, and import the custom metrics; ``None`` if no gates are declared.
+
+    :raises SpecError: a gate or the metric is invalid
+    """
+    gates = parse_gates(spec.gates) if spec.gates is not None else None
+    if spec.metric is not None and is_custom(spec.metric):
+        custom.load(spec.metric)
+    own_metrics(gates or ())
+    return gates
+
+
+def _evaluation(
+    spec: EvaluateSpec,
+    compared: Compared,
+    gates: Sequence[Gate],
+    metric: Metric,
+    own: Sequence[str],
+    folders: Mapping[ModelVersionRef, Path],
+    live: Live | None,
+    client: MlflowClient,
+    context: StepContext,
+) -> tuple[evaluate_record.Evaluation, ModelVersionRef]:
+    """Check the gates, choose a candidate and decide, and measure what is recorded about each candidate.
+
+    :param own: metrics that are computed only on request
+    :param folders: the downloaded files of each candidate
+    :return: what is recorded, and the chosen candidate, which may have failed gates
+    """
+    items = {item.candidate.ref: item for item in compared.candidates}
+    judged = [judge(ref, gates, _evidence(item, compared, spec, context)) for ref, item in items.items()]
+    rows = {ref: item.measurement.rows for ref, item in items.items()}
     choice = choose(judged, metric, rows, compared.resampling)
     # Importances are computed once and used several times, because predictions may be slow.
     importances = {
-        item.candidate.ref: importance(item.candidate, data, metric)
+        ref: importance(item.candidate, compared.data, metric)
         if metric.name in item.measurement.metrics and (live is None or live.has_features(item.candidate.contract))
         else {}
-        for item in compared.candidates
+        for ref, item in items.items()
     }
     contracts = {
-        item.candidate.ref: evaluate_record.keep_contract(
-            client, context.store, item, data, importances[item.candidate.ref]
-        )
+        ref: evaluate_record.keep_contract(client, context.store, item, compared.data, importances[ref])
         if live is None
-        else contracts_of_versions.digest(client, item.candidate.ref)
-        for item in compared.candidates
+        else contracts_of_versions.digest(client, ref)
+        for ref, item in items.items()
     }
-    files = {ref: file_hashes(folder) for ref, folder in folders.items()}
-    bounds = {item.candidate.ref: intervals(item.measurement, compared.resampling) for item in compared.candidates}
+    bounds = {ref: intervals(item.measurement, compared.resampling) for ref, item in items.items()}
     verdict = decide(
-        model,
+        choice.best.candidate.model,
         compared,
         judged,
         choice,
         contracts,
-        files,
+        {ref: file_hashes(folder) for ref, folder in folders.items()},
         bounds,
         metric,
         custom.source_hashes(own),
@@ -121,21 +157,20 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     evaluation = evaluate_record.Evaluation(
         compared, gates, verdict, spec.card, importances, bounds, Finder(context.store)
     )
+    return evaluation, choice.best.candidate
+
+
+def _record(
+    evaluation: evaluate_record.Evaluation, live: Live | None, client: MlflowClient, context: StepContext
+) -> None:
+    """Log the verdict, the metrics and the files to the MLflow run of each candidate."""
+    compared = evaluation.compared
     for item in compared.candidates:
         # Tags and files of the champion record why it was promoted, so a later evaluation does not overwrite them.
         if item.candidate.ref != compared.champion:
             if live is None:
                 evaluate_record.tag_compared(client, item, compared)
             evaluate_record.log(client, context, item, evaluation)
-    held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
-    models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
-    context.processed(data.truth.size)
-    return EvaluateResult(
-        verdict=verdict,
-        run_id=choice.best.candidate.run_id,
-        reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
-        summary=f"Evaluated {models} on {held}. {verdict.reason}",
-    )
 
 
 def _load(

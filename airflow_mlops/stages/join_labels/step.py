@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
+from airflow_mlops.core.numbers import percent
 from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
 from airflow_mlops.data.kept_selections import KeptSelections
@@ -146,7 +147,7 @@ def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: St
         dataset=manifest.ref,
         **numbers,
         summary=f"{found.labelled:,} of {found.rows:,} predictions{f' of {window.label}' if window else ''} have a label"
-        f"{f' ({share:.1%})' if share is not None else ''}."
+        f"{f' ({percent(share)})' if share is not None else ''}."
         + (f" Several rows of {name} match {counted(found.repeated, 'prediction')}." if found.repeated else "")
         + (f" {note}" if note else ""),
     )

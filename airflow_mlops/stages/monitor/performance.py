@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.numbers import percent
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
@@ -344,7 +345,7 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
     if labels < policy.min_labels:
         return f"there {only(labels, 'label')} ({policy.min_labels:,} needed)"
     if coverage < policy.min_coverage:
-        return f"only {coverage:.1%} of the predictions have a label ({policy.min_coverage:.0%} needed)"
+        return f"only {percent(coverage)} of the predictions have a label ({policy.min_coverage:.0%} needed)"
     return None
 
 

@@ -118,7 +118,7 @@ def replayed(result: BacktestResult) -> Rows:
         for item, step in zip(result.strategies, steps, strict=True):
             mark = " *" if step.trained else ""
             row[f"{result.metric} {item.strategy}"] = (
-                f"{'no labels' if step.value is None else rounded(step.value)}{mark}"
+                f"{'no value' if step.value is None else rounded(step.value)}{mark}"
             )
             if item.strategy == "policy":
                 row["triggers"] = ", ".join(step.triggers)

@@ -93,6 +93,8 @@ class Replay:
     :param first: number of windows on which the first champion is trained
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    :ivar unmeasured: why the metric is not defined in a window with labels, such as a window of one class. Such a window
+        has no value
     """
 
     fits: Fits
@@ -101,9 +103,10 @@ class Replay:
     first: int
     delay: int
     metric: str
+    unmeasured: dict[Window, str] = field(default_factory=dict)
     _trained: dict[int, Trained | None] = field(default_factory=dict)
     _models: dict[_Model, Fitted] = field(default_factory=dict)
-    _measured: dict[tuple[_Model, int], tuple[float, float]] = field(default_factory=dict)
+    _measured: dict[tuple[_Model, int], tuple[float, float] | None] = field(default_factory=dict)
     _ages: dict[_Model, float | None] = field(default_factory=dict)
     _compared: dict[tuple[_Model, int], NDArray[np.float64]] = field(default_factory=dict)
 
@@ -135,7 +138,7 @@ class Replay:
 
         :return: a list for the first champion (key ``None``), and for the model that is trained after each window (key:
             the position of this window among the monitored windows, if its labels allow a training). The list has the
-            loss of each monitored window; ``None`` for windows without labels, and for windows up to the training
+            loss of each monitored window; ``None`` for windows without a value, and for windows up to the training
         """
         found: dict[int | None, list[float | None]] = {
             None: [self._step(number, self._start).loss for number in self._monitored]
@@ -342,9 +345,13 @@ class Replay:
             return Step(window=self._window(number), loss=None, value=None, trained=trained)
         if key not in self._measured:
             fitted = self._model(model)
-            found = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
-            self._measured[key] = float(found.mean()), value_of(self.metric, found)
-        loss, value = self._measured[key]
+            try:
+                found = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
+                self._measured[key] = float(found.mean()), value_of(self.metric, found)
+            except UnmeasurableError as error:
+                self.unmeasured[self._window(number)] = str(error)
+                self._measured[key] = None
+        loss, value = self._measured[key] or (None, None)
         return Step(window=self._window(number), loss=loss, value=value, trained=trained)
 
 

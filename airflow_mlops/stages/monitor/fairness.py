@@ -55,7 +55,8 @@ def measure(
         before = largest_difference(known.rates, confidence) if known is not None else None
         if known is None or before is None:
             notes.append(
-                f"{name} is not compared with the evaluation of {reference.version}, because no gate measured it."
+                f"{name} is not compared with the evaluation of {reference.version}, because no gate of its promotion measured "
+                "it between two groups."
             )
         value = difference.interval
         found.append(

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime
+from airflow_mlops.registry.records.fairness import FairnessRates
 
 
 def _finite(value: Any) -> Any:
@@ -62,6 +63,8 @@ class GateResult(Model):
     :param detectable: the smallest true improvement that passes the gate with a probability of 80% on this number of
         rows
     :param slices: the result on each slice
+    :param fairness: the rates of the groups, with which monitoring compares a window; only of the gate ``fairness``, and
+        ``None`` in verdicts of earlier releases
     """
 
     gate: str
@@ -76,6 +79,7 @@ class GateResult(Model):
     rows: int | None = None
     detectable: FiniteOrNone = None
     slices: list[SliceResult] = Field(default_factory=list)
+    fairness: FairnessRates | None = None
 
 
 class WindowValue(Model):

@@ -17,7 +17,7 @@ from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Bias, FairnessDifference, IntervalCoverage, Performance, PositiveRate
-from airflow_mlops.policy.checks import is_worse, missed_estimate
+from airflow_mlops.policy.checks import is_less_fair, is_worse, missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.standards import standards
 from airflow_mlops.policy.wording import capitalized, duration_text, metric_name, number
@@ -149,7 +149,11 @@ def _fair(found: FairnessDifference, report: Report) -> str:
     groups = ", ".join(f"{_rare_percent(item.rate)} where {item.name}" for item in (found.least, found.most))
     interval = f"{report.policy.confidence:.0%} interval {number(found.low)} to {number(found.high)}"
     state = "above" if found.is_significant else "not significantly above" if found.value > found.limit else "within"
-    return f"{found.of}: {groups}; {interval}; {state} the limit of {number(found.limit)}"
+    before = ""
+    if found.reference is not None:
+        rise = "significantly risen from " if is_less_fair(found, report.policy) else ""
+        before = f"; {rise}{number(found.reference)} in the evaluation"
+    return f"{found.of}: {groups}; {interval}; {state} the limit of {number(found.limit)}{before}"
 
 
 def _rare_percent(rate: float) -> str:

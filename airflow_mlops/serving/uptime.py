@@ -100,7 +100,9 @@ class UptimeWriter:
         self._lock = threading.Lock()
         self._state: State | None = None
         self._record: Uptime | None = None
+        # What the artifact store and the spool have of it.
         self._published: Uptime | None = None
+        self._kept: Uptime | None = None
         self._file: BinaryIO | None = None
         self._unreadable: set[Path] = set()
 
@@ -169,18 +171,27 @@ class UptimeWriter:
 
     def _keep(self, record: Uptime) -> None:
         """Write the record to the spool. The time of the file is the time of the server's last state."""
+        self._record = record
+        try:
+            self._keep_in_spool(record)
+        except OSError as error:
+            # The record in the artifact store is still written.
+            log.warning("The record of the server cannot be written to the spool %s: %s", self._spool, error)
+
+    def _keep_in_spool(self, record: Uptime) -> None:
         assert self._state is not None
         if self._file is None:
             new = self._path.with_suffix(".new")
-            self._file = new.open("w+b", buffering=0)
+            file = new.open("w+b", buffering=0)
             # As for the files of predictions, other servers treat a file without a lock as a leftover.
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
             new.rename(self._path)
-        if record != self._record:
+            self._file = file
+        if record != self._kept:
             content = record.model_dump_json().encode()
             os.pwrite(self._file.fileno(), content, 0)
             os.ftruncate(self._file.fileno(), len(content))
-            self._record = record
+            self._kept = record
         os.utime(self._file.fileno(), (self._state.at, self._state.at))
 
     def _write(self, record: Uptime) -> None:
@@ -208,10 +219,13 @@ class UptimeWriter:
                     continue
                 if not record.ended:
                     record = record.without(*self._windows(last, last + _UNWRITTEN))
+                key = f"{servers_folder(self._model)}/{path.stem}.json"
+                # If the disk was full, only the store knows all incomplete windows.
+                with suppress(FileNotFoundError):
+                    known = Uptime.model_validate(self._store.read_json(key))
+                    record = record.model_copy(update={"incomplete": sorted({*record.incomplete, *known.incomplete})})
                 record = record.model_copy(update={"until": max(record.until, last), "ended": True})
-                self._store.write_json(
-                    f"{servers_folder(self._model)}/{path.stem}.json", record.model_dump(mode="json")
-                )
+                self._store.write_json(key, record.model_dump(mode="json"))
                 path.unlink()
 
     def _spooled(self) -> datetime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -158,6 +159,27 @@ def test_a_day_in_which_a_server_was_killed_or_lost_rows_is_a_gap(store, start):
     assert days(store) == {}
     server.go("04T08:00", dropped=True)
     server.go("06T00:30")
+    assert days(store) == {"2026-03-05": 0}
+
+
+def test_a_day_of_which_the_disk_refused_predictions_is_a_gap(store, start, monkeypatch, tmp_path):
+    server = start()
+    server.go("03T08:00")
+
+    def refuse(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.spool, "_append", refuse)
+        patch.setattr(log.os, "pwrite", refuse)
+        server.ask(1)
+    server.cycle()
+    (mark,) = (tmp_path / "spool").glob("*.server")
+    assert b'"incomplete":[]' in mark.read_bytes()
+    # The next server reads this file.
+    server.kill()
+    os.utime(mark, (at("04T08:00"), at("04T08:00")))
+    start("04T08:01").go("06T00:30")
     assert days(store) == {"2026-03-05": 0}
 
 

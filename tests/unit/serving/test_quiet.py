@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 from datetime import datetime, timedelta, timezone
@@ -118,7 +119,7 @@ def test_a_day_without_requests_is_an_empty_dataset_with_the_columns_of_the_othe
     assert days(store)["2026-03-03"] == 2
 
 
-def test_a_day_whose_rows_are_still_in_a_spool_is_not_empty(store, start):
+def test_a_day_whose_rows_are_still_in_a_spool_is_not_empty(store, start, tmp_path):
     """Two servers: one cannot upload, and has rows; the other gets no requests."""
     one, other = start(spool="one"), start(spool="other")
     one.go("03T08:00")
@@ -129,7 +130,15 @@ def test_a_day_whose_rows_are_still_in_a_spool_is_not_empty(store, start):
     one.kill()
     other.go("05T01:00")
     assert days(store) == {}
-    after = start("05T02:00", spool="one")
+    # Another process holds the lock, so the predictions are not in the store yet.
+    (left,) = (tmp_path / "one").glob("*.arrows")
+    with left.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        after = start("05T02:00", spool="one")
+        after.go("06T00:30")
+        assert after.spool._uptime._record.until < datetime.fromisoformat("2026-03-06T00:00+00:00")
+        other.cycle()
+        assert days(store) == {}
     after.cycle()
     other.cycle()
     assert days(store) == {"2026-03-03": 2, "2026-03-04": 0}
@@ -184,10 +193,12 @@ def test_a_day_of_which_the_disk_refused_predictions_is_a_gap(store, start, monk
 
 
 def test_a_withdrawn_day_is_not_recorded_as_empty(store, start):
-    server = start()
+    server = start("02T00:00")
     server.ask(1)
     server.go("03T01:00")
     withdraw(store, NAME, read(store, window_keys(store, NAME)[0]), "wrong", "ann")
+    # Two days later, its files are deleted.
+    store.fs.rm(store.path("online/m/2026-03-02"), recursive=True)
     server.stop()
     start("03T01:01").go("04T01:00")
     assert days(store) == {"2026-03-03": 0}

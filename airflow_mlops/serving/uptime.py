@@ -2,7 +2,7 @@
 
 Each process that writes the log keeps a record in the artifact store::
 
-    online/MODEL/servers/UUID.json
+    online-servers/MODEL/UUID.json
 
 The record says until which time all predictions of the server are in the store. A copy is in the spool, and the process
 holds a lock on it. If the process is killed, the next server with the same spool uploads the predictions that are left,

@@ -152,7 +152,7 @@ def test_a_server_whose_spool_is_lost_is_reported_until_its_record_is_deleted(st
     other.go("04T01:00")
     assert days(store) == {}
     (url,) = {
-        word.rstrip(".") for record in caplog.records for word in record.getMessage().split() if "servers/" in word
+        word.rstrip(".") for record in caplog.records for word in record.getMessage().split() if "online-servers/" in word
     }
     store.delete(url.removeprefix(f"{store.url}/"))
     other.cycle()

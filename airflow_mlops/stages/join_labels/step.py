@@ -192,8 +192,9 @@ def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, 
 
     The name of a replaced column is left out of the hashed and dropped columns. The number of quarantined rows is left
     out, because :func:`coverage` sums it over all predictions. Event times count as dates only if they are dates in all
-    predictions.
+    predictions. Datasets without rows, such as the windows in which a server got no requests, do not count.
     """
+    predictions = [dataset for dataset in predictions if dataset.rows] or predictions
     details = dict(predictions[-1].manifest.details)
     if not all(dataset.manifest.details.get(TIMESTAMP_IS_DATE) for dataset in predictions):
         details.pop(TIMESTAMP_IS_DATE, None)

@@ -133,7 +133,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     if alpha is not None and outcomes.rows:
         covered = metrics.quantile_coverage(outcomes, policy.confidence).value
         notes.append(f"{covered:.1%} of the labels are at most the prediction, which is the {alpha:.10g} quantile.")
-    reason = missing or young or _too_few(outcomes.rows, coverage, policy)
+    reason = missing or young or _too_few(outcomes.rows, coverage, policy, outcomes.skipped)
     trained = _at_training(reference, weights.column).intervals.get(BIAS)
     measured = _measured(policy, metric, outcomes, reference, weights.column)
     notes += measured.notes
@@ -338,8 +338,18 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
     return metric
 
 
-def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
-    """Return a clause that explains why there are too few labels to judge performance; ``None`` if there are enough."""
+def _too_few(labels: int, coverage: float, policy: Policy, skipped: int = 0) -> str | None:
+    """Return a clause that explains why there are too few labels to judge performance; ``None`` if there are enough.
+
+    :param labels: number of labels
+    :param skipped: number of labelled rows that are not among ``labels``, because they cannot be measured
+    """
+    if skipped and labels < policy.min_labels:
+        those = f"only {labels:,}" if labels else "none"
+        return (
+            f"{those} of {counted(labels + skipped, 'labelled row')} {'has' if labels < 2 else 'have'} a finite label and "
+            f"a finite score ({policy.min_labels:,} needed)"
+        )
     if not labels:
         return "there are no labels"
     if labels < policy.min_labels:

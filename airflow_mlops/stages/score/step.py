@@ -13,6 +13,7 @@ from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, Manifest
+from airflow_mlops.data.predictions.log import require_unserved
 from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.models import attributions, contracts, sent_models
@@ -61,6 +62,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     :raises TableError: the table of ``write_to`` cannot hold the predictions, or rejects them. The dataset
         of predictions exists
     :raises DatasetCorruptError: the predictions of another shard were deleted or changed before they became a dataset
+    :raises SpecError: servers have logged predictions of the window in the same datasets
     """
     shard = shards.join(spec, context) if spec.shards is not None else None
     datasets = select(context.store, spec.dataset, kept=shard.kept if shard else context.kept)
@@ -69,6 +71,8 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         context = context.for_call()
         parts = on_executors.parts(spec, datasets, context)
     window = spec.window or window_of(datasets)
+    if window is not None:
+        require_unserved(context.store, spec.predictions, window)
     table = _table(spec, window, datasets[0], context)
     client = connect(spec.mlflow, context.connection)
     one_version = shard or parts

@@ -256,7 +256,8 @@ def test_importance_tells_the_feature_that_matters_from_the_one_that_does_not(co
     dataset = training_set(context.store)
     good = make(dataset, GOOD)
     folder = download(client, good)
-    data = evaluate_candidates.held_out(EvaluateSpec(candidates=[good]), {good: folder}, context)
+    part = evaluate_candidates.split_part(EvaluateSpec(candidates=[good]), {good: folder}, context)
+    data = evaluate_candidates.held_out(part)
     candidate = evaluate_candidates.load(folder, good, data, allow_pyfunc=False)
     found = importance(candidate, data, find_metric("roc_auc"))
     assert found["distance"] > 0.2

@@ -53,11 +53,11 @@ def evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """
     spec = EvaluateSpec.model_validate(call.spec)
     models = Models(spec.mlflow)
-    if not result:
+    verdict = EvaluateResult.model_validate(result).verdict if result else None
+    if verdict is None:
         held_out = datasets.read(spec.dataset, part=spec.part) if spec.dataset else []
         held_out += datasets.read(spec.evidence) if spec.evidence else []
         return OperatorLineage(inputs=[*held_out, *map(models.read, spec.candidates)])
-    verdict = EvaluateResult.model_validate(result).verdict
     measured_on = DatasetRef(name=verdict.dataset_name, id=verdict.dataset_id, rows=0)
     if spec.evidence:
         inputs = datasets.read(spec.evidence, output=datasets.manifest(measured_on))

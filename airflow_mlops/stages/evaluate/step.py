@@ -15,7 +15,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets.by_id import Finder
 from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BeatsABaseline
-from airflow_mlops.gates.evidence import Evidence, HeldOut
+from airflow_mlops.gates.evidence import Evidence, HeldOut, SplitPart
 from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom, is_on_request, metrics_for
@@ -29,12 +29,14 @@ from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live as logged
 from airflow_mlops.stages.evaluate import record as evaluate_record
+from airflow_mlops.stages.evaluate import shards
 from airflow_mlops.stages.evaluate.candidates import (
     Candidate,
     check_contract,
     for_positive,
     held_out,
     load,
+    split_part,
     with_weights,
 )
 from airflow_mlops.stages.evaluate.card import intervals
@@ -44,6 +46,7 @@ from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compar
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.evaluate.verdict import choose, decide, judge
 from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
+from airflow_mlops.stages.shards import for_newer_round
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +56,9 @@ if TYPE_CHECKING:
 
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
+
+    With ``shards``, predict the rows of one shard. The task that predicts the last missing shard makes the verdict of a single
+    pass. All other tasks return a result without a verdict. See :mod:`airflow_mlops.stages.evaluate.shards`.
 
     :raises SpecError: a gate or the metric is invalid; the candidates belong to different registered models; no dataset
         with a label can be chosen; the held-out rows of the candidates' training sets differ; or a candidate was
@@ -64,6 +70,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     :raises SchemaError: ML task, label or features of a candidate do not match the held-out data
     """
     context = context.for_call()
+    shard = shards.join(spec, context) if spec.shards is not None else None
     # Check gates and metrics now, so that an invalid declaration fails before anything is downloaded.
     declared = _declared(spec)
     model = _one_model(spec)
@@ -71,23 +78,52 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     refs = [ref if ref.run_id else version(client, model, ref.version) for ref in _distinct(spec.candidates)]
     folders = {ref: download(client, ref) for ref in refs}
     live = _live(spec, refs, client, context, ignored=ignores_champion(declared or ()))
-    data = live.data if live is not None else held_out(spec, folders, context)
-    candidates = _load(spec, folders, data, live, client, context)
+    part = live.data if live is not None else split_part(spec, folders, context, shard)
+    candidates = _load(spec, folders, part, live, client, context)
     metric = find_metric(spec.metric or _default(candidates, logged=live is not None), spec.greater_is_better)
-    gates = _all_gates(spec, declared, metric, data.task, context)
-    own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(data.dataset.manifest.details)]))
-    data = _comparable(spec, candidates, data, live, metric, own, context)
+    gates = _all_gates(spec, declared, metric, part.task, context)
+    scored = None
+    if shard is not None:
+        work = shards.Shards(shard, client, candidates, part, context, allow_pyfunc=spec.allow_pyfunc)
+        piece = work.score()
+        if not shard.is_newest:
+            context.progress(
+                "Another shard was cleared, so all shards look up the champion again. The rows of this shard are predicted again."
+            )
+            return run(for_newer_round(spec), context)
+        context.processed(piece.rows)
+        pieces = shard.pieces_to_commit()
+        if pieces is None:
+            return _unfinished(shard, piece, part)
+        scored = work.complete(pieces)
+        context.processed(piece.rows)
+    own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(part.dataset.manifest.details)]))
+    data = _comparable(spec, candidates, live.data if live is not None else held_out(part), live, metric, own, context)
     compared = compare(
-        client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc, groups=spec.groups, live=live
+        client,
+        model,
+        candidates,
+        data,
+        context,
+        own=own,
+        allow_pyfunc=spec.allow_pyfunc,
+        groups=spec.groups,
+        live=live,
+        scored=scored,
     )
     evaluation, best = _evaluation(spec, compared, gates, metric, own, folders, live, client, context)
     _record(evaluation, live, client, context)
     verdict = evaluation.verdict
     held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
     models = counted(len(compared.candidates), "candidate")
-    context.processed(data.truth.size)
+    if scored is None or shard is None:
+        context.processed(data.truth.size)
+    else:
+        context.processed_in_shards(scored.usage_of_others(shard.shard), data.truth.size)
+        scored.discard()
     return EvaluateResult(
         verdict=verdict,
+        shard=spec.shard,
         run_id=best.run_id,
         reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
         summary=f"Evaluated {models} on {held}. {verdict.reason}",
@@ -173,15 +209,28 @@ def _record(
             evaluate_record.log(client, context, item, evaluation)
 
 
+def _unfinished(shard: shards.Round, piece: shards.Piece, part: SplitPart) -> EvaluateResult:
+    """Return the result of a shard that does not make the verdict."""
+    models = f"{len(piece.models)} model{'s' if len(piece.models) > 1 else ''}"
+    return EvaluateResult(
+        verdict=None,
+        run_id="",
+        reports=[],
+        shard=shard.shard,
+        summary=f"Predicted {counted(piece.rows, 'row')} of {part.dataset.manifest.name} with {models}, shard {shard.shard} of "
+        f"{shard.shards}; the last shard makes the verdict.",
+    )
+
+
 def _load(
     spec: EvaluateSpec,
     folders: Mapping[ModelVersionRef, Path],
-    data: HeldOut,
+    data: SplitPart,
     live: Live | None,
     client: MlflowClient,
     context: StepContext,
 ) -> list[Candidate]:
-    """Load the candidates, and check that they suit the rows.
+    """Load the candidates, set their positive class, and check that they suit the rows.
 
     :param folders: the downloaded files of each candidate
     """
@@ -193,6 +242,8 @@ def _load(
     ]
     for candidate in candidates:
         check_contract(candidate, data, features=live is None)
+    for candidate in candidates:
+        for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
     return candidates
 
 
@@ -229,9 +280,8 @@ def _comparable(
     :param own: metrics that are computed only on request
     :raises SpecError: a candidate was trained on the rows
     """
-    for candidate in candidates:
-        for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
-        if spec.dataset is not None:
+    if spec.dataset is not None:
+        for candidate in candidates:
             _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
     data = with_weights(data, candidates, live=live is not None)
     data = replace(data, columns=read_columns(data.dataset, data.part, [metric.name, *own]))

@@ -51,15 +51,15 @@ def main() -> None:
     parser.add_argument("--keep", metavar="FOLDER", help="prepare the data here, and use it again if it exists")
     parser.add_argument("--prepare", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
-    parser.add_argument("--shards", nargs="+", metavar=("FOLDER RUN", "SHARD"), help=argparse.SUPPRESS)
+    parser.add_argument("--shards", nargs="+", metavar=("STAGE FOLDER RUN", "SHARD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.prepare:
         prepare(Path(arguments.prepare), arguments.rows, arguments.stages)
     elif arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]))
     elif arguments.shards:
-        folder, run, *shards = arguments.shards
-        score_shards(Path(folder), run, [int(shard) for shard in shards])
+        stage, folder, run, *shards = arguments.shards
+        run_shards(stage, Path(folder), run, [int(shard) for shard in shards])
     else:
         with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
             compare(Path(arguments.keep or folder), arguments)
@@ -89,11 +89,11 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
             found["speed"] = round(peer["seconds"] / found["seconds"], 2)
             line += f"{peer['seconds']:9.2f}{peer['peak_mb']:9,}  {found['speed']:.2f}"
         print(line, flush=True)
-        if stage == "score":
-            found["shards_seconds"] = round(seconds_of_shards(folder), 3)
+        if stage in SHARDED:
+            found["shards_seconds"] = round(seconds_of_shards(stage, folder), 3)
             found["shards_speedup"] = round(found["seconds"] / found["shards_seconds"], 2)
             print(
-                f"  {SHARDS} shards of score in {WORKERS} processes: {found['shards_seconds']:.2f} s, {found['shards_speedup']:.2f} "
+                f"  {SHARDS} shards of {stage} in {WORKERS} processes: {found['shards_seconds']:.2f} s, {found['shards_speedup']:.2f} "
                 "times the speed of one pass"
             )
         figures[stage] = found
@@ -508,12 +508,12 @@ def score(folder: Path) -> Callable[[], Any]:
     return lambda: step.run(spec, _context(folder))
 
 
-def seconds_of_shards(folder: Path) -> float:
-    """Score in shards, divided among processes that have imported the libraries before the clock runs."""
+def seconds_of_shards(stage: str, folder: Path) -> float:
+    """Run a stage in shards, divided among processes that have imported the libraries before the clock runs."""
     run = uuid.uuid4().hex
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scale", "--shards", str(folder), run, *map(str, range(first, SHARDS, WORKERS))],
+            [sys.executable, "-m", "benchmarks.scale", "--shards", stage, str(folder), run, *map(str, range(first, SHARDS, WORKERS))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for first in range(WORKERS)
@@ -530,13 +530,13 @@ def seconds_of_shards(folder: Path) -> float:
     seconds = time.perf_counter() - started
     for worker in workers:
         worker.wait()
-    if ended != ["scored\n"] * WORKERS:
+    if ended != ["done\n"] * WORKERS:
         sys.exit("A shard failed.")
     return seconds
 
 
-def score_shards(folder: Path, run: str, shards: list[int]) -> None:
-    """Score the shards of a DAG run one after the other, as soon as the standard input ends."""
+def run_shards(stage: str, folder: Path, run: str, shards: list[int]) -> None:
+    """Run the shards of a DAG run one after the other, as soon as the standard input ends."""
     logging.disable(logging.WARNING)
     _use_mlflow(folder)
     import mlflow  # noqa: F401 - loaded before the clock runs
@@ -545,17 +545,22 @@ def score_shards(folder: Path, run: str, shards: list[int]) -> None:
     from airflow_mlops.core.calls import Provenance
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.stages.context import StepContext
-    from airflow_mlops.stages.score import step
-    from airflow_mlops.stages.score.spec import ScoreSpec
 
+    step, spec = SHARDED[stage](folder)
     print("ready", flush=True)
     sys.stdin.read()
     for shard in shards:
-        place = Provenance(dag_id="scale", run_id=run, task_id="score", map_index=shard)
+        place = Provenance(dag_id="scale", run_id=run, task_id=stage, map_index=shard)
         context = StepContext(ArtifactStore(f"file://{folder}/store"), f"results/{run}/{shard}.json", provenance=place)
-        fields = {"model": MODEL, "dataset": _reference(folder, "rows"), "name": "scale_sharded"}
-        step.run(ScoreSpec(**fields, shard=shard, shards=SHARDS), context)
-    print("scored", flush=True)
+        step(spec.model_copy(update={"shard": shard, "shards": SHARDS}), context)
+    print("done", flush=True)
+
+
+def score_in_shards(folder: Path) -> tuple[Callable[..., Any], Any]:
+    from airflow_mlops.stages.score import step
+    from airflow_mlops.stages.score.spec import ScoreSpec
+
+    return step.run, ScoreSpec(model=MODEL, dataset=_reference(folder, "rows"), name="scale_sharded")
 
 
 def score_peer(folder: Path) -> Callable[[], Any]:
@@ -596,7 +601,13 @@ def score_peer(folder: Path) -> Callable[[], Any]:
 
 def evaluate(folder: Path) -> Callable[[], Any]:
     import mlflow  # noqa: F401 - loaded before the clock runs
-    import sklearn.tree  # noqa: F401
+
+    step, spec = evaluate_in_shards(folder)
+    return lambda: step(spec, _context(folder))
+
+
+def evaluate_in_shards(folder: Path) -> tuple[Callable[..., Any], Any]:
+    import sklearn.tree  # noqa: F401 - loaded before the clock runs
 
     from airflow_mlops.stages.evaluate import step
     from airflow_mlops.stages.evaluate.spec import EvaluateSpec
@@ -608,7 +619,7 @@ def evaluate(folder: Path) -> Callable[[], Any]:
     spec = EvaluateSpec(
         candidates=[_reference(folder, "candidate")], dataset=_reference(folder, "held_out"), gates=gates
     )
-    return lambda: step.run(spec, _context(folder))
+    return step.run, spec
 
 
 def profile(folder: Path) -> Callable[[], Any]:
@@ -638,6 +649,7 @@ WORK: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "profile": profile,
     "monitor": monitor,
 }
+SHARDED = {"score": score_in_shards, "evaluate": evaluate_in_shards}
 PEERS: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "validate": validate_peer,
     "training_set": training_set_peer,

@@ -57,7 +57,7 @@ class Meter:
                 self._elsewhere[name] = max(value, used) if name == "peak_memory_mb" else value + used
 
     def add_shards(self, others: Iterable[Usage], rows: int) -> None:
-        """Add what the other shards of the step used, for :meth:`usage_of_shards`.
+        """Add what the other shards of the step used, for :meth:`of_all_shards`.
 
         :param others: the resources that each other shard used
         :param rows: number of rows that all shards together have processed
@@ -65,12 +65,13 @@ class Meter:
         self._shards += others
         self._rows_of_shards = rows
 
-    def usage_of_shards(self) -> Usage:
-        """Return the resources that all shards of the step have used; without shards, those of the step.
+    def of_all_shards(self, own: Usage) -> Usage:
+        """Return the resources that all shards of the step have used; without shards, ``own``.
 
         Times and bytes are summed over the shards. The peak memory is the largest of all shards.
+
+        :param own: the resources that this shard has used, from :meth:`usage`
         """
-        own = self.usage()
         if self._rows_of_shards is None:
             return own
         return Usage.total([own, *self._shards]).model_copy(update={"rows": self._rows_of_shards})

@@ -19,7 +19,7 @@ from airflow_mlops.models import explanation
 from airflow_mlops.registry import signatures
 from airflow_mlops.registry.integrity import card_hashes
 from airflow_mlops.registry.records.received import VERSION_TAG
-from airflow_mlops.stages.evaluate import measurement
+from airflow_mlops.stages.evaluate import champion as champions
 from tests.integration.stages.test_evaluate_live import World as LiveWorld
 from tests.support.cached import run_step
 from tests.support.candidates import from_elsewhere, held_out, register, training_rows, training_set
@@ -209,7 +209,7 @@ def test_a_champion_that_comes_back_is_the_same_input(world):
 
 def test_a_comparison_with_a_champion_that_was_replaced_while_the_step_began_is_not_cached(world, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(measurement, "champion", lambda client, model: world.others[0])
+        patch.setattr(champions, "champion", lambda client, model: world.others[0])
         world.evaluate("one")
     again = world.evaluate("two")
     assert (again["cached"], again["verdict"]["champion"]["version"]) == (None, world.others[1].version)

@@ -17,13 +17,17 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets
 from airflow_mlops.data.datasets.pointers import window_keys
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.settings import default_store
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.integration.serving.test_server import served
-from tests.support.deployed import FEATURES, flights, promote, write
+from tests.support.deployed import FEATURES, flights, promote, scoring_set, write
 
 ROOT = Path(__file__).parents[3]
 # With a month as the partition key, these are the tasks of dags/flights_monitor.py.
@@ -81,6 +85,11 @@ def test_a_month_with_days_without_requests_is_monitored(run_dag, client, mlflow
             time.sleep(0.5)
     logged = {item.window.label: item.rows for item in find_datasets(store, name, window)}
     assert logged == {f"2026-03-{day:02}": REQUESTS.get(day, 0) for day in range(1, 32)}
+
+    # Predictions of a batch would hide them.
+    batch = ScoreSpec(model=model, dataset=scoring_set(store, flights(10), "2026-03", f"scoring_{model}"))
+    with pytest.raises(SpecError, match="2026-03-01"):
+        score.run(batch, StepContext(store=store))
 
     # One flight in ten has not arrived yet.
     ids, numbers, scores = zip(*sent, strict=True)

@@ -17,13 +17,21 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets
 from airflow_mlops.data.datasets.pointers import window_keys
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.settings import default_store
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+from airflow_mlops.stages.monitor import step as monitor
+from airflow_mlops.stages.monitor.spec import MonitorSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.integration.serving.test_server import served
-from tests.support.deployed import FEATURES, flights, promote, write
+from tests.support.deployed import FEATURES, flights, promote, scoring_set, write
 
 ROOT = Path(__file__).parents[3]
 # With a month as the partition key, these are the tasks of dags/flights_monitor.py.
@@ -82,6 +90,11 @@ def test_a_month_with_days_without_requests_is_monitored(run_dag, client, mlflow
     logged = {item.window.label: item.rows for item in find_datasets(store, name, window)}
     assert logged == {f"2026-03-{day:02}": REQUESTS.get(day, 0) for day in range(1, 32)}
 
+    # Predictions of a batch would hide them.
+    batch = ScoreSpec(model=model, dataset=scoring_set(store, flights(10), "2026-03", f"scoring_{model}"))
+    with pytest.raises(SpecError, match="2026-03-01"):
+        score.run(batch, StepContext(store=store))
+
     # One flight in ten has not arrived yet.
     ids, numbers, scores = zip(*sent, strict=True)
     delay = data["arr_delay"].to_numpy()
@@ -107,6 +120,17 @@ def test_a_month_with_days_without_requests_is_monitored(run_dag, client, mlflow
         sample_weight=np.concatenate([probability, 1 - probability]),
     )
     assert measured["estimated_roc_auc"] == pytest.approx(estimate, abs=5e-3)
+
+    # A check of a day without requests says so.
+    context = StepContext(store=store)
+    spec = JoinLabelsSpec(
+        predictions={"name": name, "window": "2026-03-03"}, labels={"name": f"arrivals_{model}", "window": "2026-03"},
+        on=["request_id", "request_row"], label={"name": "late", "expression": "arr_delay > 15"}, name=f"{model}_day",
+    )  # fmt: skip
+    day = join_labels.run(spec, context).dataset
+    found = monitor.run(MonitorSpec(model=model, dataset=day, window="2026-03-03"), context)
+    assert (found.decision, found.metrics["rows"]) == ("watch", 0)
+    assert "No predictions" in found.reason
 
 
 def held_out() -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,13 @@ import io
 import os
 from datetime import datetime, timedelta, timezone
 
+import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import find_datasets
+from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
 from airflow_mlops.data.datasets.pointers import read, window_keys, withdraw
+from airflow_mlops.data.predictions.versions import latest_version, rows_by_version
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving import log
 from airflow_mlops.serving.layout import servers_folder
@@ -19,6 +21,9 @@ from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.write import answers, state_message
 from airflow_mlops.serving.quiet import why_not
 from airflow_mlops.serving.uptime import State, Uptime
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from tests.unit.serving.test_log import answer
 
 DAY = Window.model_validate("2026-03-03")
@@ -119,6 +124,35 @@ def test_a_day_without_requests_is_an_empty_dataset_with_the_columns_of_the_othe
     assert days(store)["2026-03-03"] == 2
 
 
+def test_a_version_that_answered_nothing_does_not_count_as_the_version_of_the_predictions(store, start):
+    server = start("02T00:00")
+    server.version = 2
+    server.ask(1)
+    server.go("02T20:00")
+    server.version = 3
+    server.go("04T00:30")
+    window = Window.model_validate("2026-03-02..2026-03-03")
+    found = find_datasets(store, NAME, window)
+    assert [item.manifest.details["model_version"] for item in found] == [2, 3]
+    assert latest_version(found) == 2
+    with DatasetWriter(store, "labels") as writer:
+        writer.write(pa.table({"request_id": ["id-1"], "y": [1.0]}))
+        labels = writer.commit()[0].ref
+    for part, rows, version in ((window, 2, 2), (DAY, 0, 3)):
+        spec = JoinLabelsSpec(
+            predictions={"name": NAME, "window": str(part)},
+            labels=labels,
+            on=["request_id"],
+            label="y",
+            name="outcomes",
+        )
+        joined = join_labels.run(spec, StepContext(store=store))
+        assert (joined.rows, joined.labelled) == (rows, rows)
+        dataset = open_dataset(store, joined.dataset)
+        assert dataset.manifest.details["model_version"] == version
+        assert dict(rows_by_version(dataset)) == ({version: rows} if rows else {})
+
+
 def test_a_day_whose_rows_are_still_in_a_spool_is_not_empty(store, start, tmp_path):
     """Two servers: one cannot upload, and has rows; the other gets no requests."""
     one, other = start(spool="one"), start(spool="other")
@@ -152,7 +186,10 @@ def test_a_server_whose_spool_is_lost_is_reported_until_its_record_is_deleted(st
     other.go("04T01:00")
     assert days(store) == {}
     (url,) = {
-        word.rstrip(".") for record in caplog.records for word in record.getMessage().split() if "online-servers/" in word
+        word.rstrip(".")
+        for record in caplog.records
+        for word in record.getMessage().split()
+        if "online-servers/" in word
     }
     store.delete(url.removeprefix(f"{store.url}/"))
     other.cycle()

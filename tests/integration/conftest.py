@@ -27,6 +27,7 @@ import pytest
 
 from tests.support import plots
 from tests.support.airflow_db import create_database
+from tests.support.pickles import unpickled
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -265,6 +266,14 @@ def mlflow_connection(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> st
     """The connection ``mlflow_default``, pointing at the real server."""
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": mlflow_server}))
     return mlflow_server
+
+
+@pytest.fixture
+def no_pickles() -> Iterator[None]:
+    """The test loads no pickle in this process."""
+    with unpickled() as found:
+        yield
+    assert found == []
 
 
 @pytest.fixture(autouse=True)

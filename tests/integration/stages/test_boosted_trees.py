@@ -58,6 +58,7 @@ def wide(table: pa.Table, columns: int = 100) -> pa.Table:
     return table
 
 
+@pytest.mark.usefixtures("no_pickles")
 @pytest.mark.parametrize(
     ("kind", "case"),
     [("xgboost", "text labels"), ("lightgbm", "imbalanced and wide"), ("catboost", "text labels")],

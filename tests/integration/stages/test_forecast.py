@@ -51,6 +51,7 @@ def sales() -> pa.Table:
     return pa.table({"shop": [f"shop {each}" for each in shop], "day": dates, "units": units[kept]})
 
 
+@pytest.mark.usefixtures("no_pickles")
 def test_100_series_from_ingestion_to_monitoring(client, store, tmp_path):
     model, table = f"sales_{uuid.uuid4().hex[:8]}", sales()
 

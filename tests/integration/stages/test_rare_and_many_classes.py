@@ -105,6 +105,7 @@ def frauds(month: int, rows: int = 40_000) -> pa.Table:
     )
 
 
+@pytest.mark.usefixtures("no_pickles")
 def test_a_class_with_one_row_in_a_thousand_from_ingestion_to_monitoring(lifecycle):
     january, february = frauds(1), frauds(2)
     assert january["label"].to_numpy().mean() == february["label"].to_numpy().mean() == 0.001
@@ -158,6 +159,7 @@ def tickets(month: int, rows: int = 6_000) -> pa.Table:
     )
 
 
+@pytest.mark.usefixtures("no_pickles")
 def test_fifty_classes_of_text_from_ingestion_to_monitoring(lifecycle):
     january, february = tickets(1), tickets(2)
     trainer = LightGBMTrainer({"num_threads": 1, "num_leaves": 7, "min_data_in_leaf": 5}, rounds=20)

@@ -34,6 +34,7 @@ from tests.support.training import training_set
 from tests.support.transformers import BAD, reviews
 
 
+@pytest.mark.usefixtures("no_pickles")
 def test_a_text_classifier_is_a_candidate_like_any_other(client, store, tmp_path, mlflow_server):
     import mlflow.pyfunc
 

@@ -58,6 +58,7 @@ def readings(month: int, moved: float = 0.0) -> pa.Table:
     )
 
 
+@pytest.mark.usefixtures("no_pickles")
 @pytest.mark.slow
 def test_a_table_of_2_000_columns_from_ingestion_to_monitoring(client, store, tmp_path):
     model = f"parts_{uuid.uuid4().hex[:8]}"

@@ -42,15 +42,15 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
         try:
             function(args)
         except MLOpsError as error:
-            raise SystemExit(_with_flags(str(error), args)) from None
+            raise SystemExit(with_flags(str(error), args)) from None
 
     # action_cli records the command and the user in Airflow's audit log.
     recorded: Callable[[Namespace], None] = action_cli(check_db=False)(suppress_logs_and_warning(run))
     return recorded
 
 
-def _with_flags(message: str, args: Namespace) -> str:
-    """Replace the parameters of the step that an error message names with the arguments of the command."""
+def with_flags(message: str, args: Namespace) -> str:
+    """Replace the parameters of the step that a message names with the arguments of the command."""
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
         # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=".

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from airflow_mlops import server
-from airflow_mlops.cli.command import command
+from airflow_mlops.cli.command import command, with_flags
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.durations import parse_duration
@@ -62,6 +62,7 @@ def init(args: Namespace) -> None:
         types = {**options.get("types", {}), **declared.types(proposal, options.get("types", {}))}
         place = files.Place(spec.files, options={**options, **({"types": types} if types else {})})
     written = files.write(folder, args.name, place, proposal, found.complete, args.ci)
+    found.notes[:] = [with_flags(note, args) for note in found.notes]
     _show(proposal, found, folder, written)
 
 

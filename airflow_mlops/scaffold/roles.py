@@ -132,6 +132,11 @@ def _time_remedy(column: Column) -> str:
             f"If the integers in column {column.name!r} count the time since 1970, pass "
             f"--types \"{{{column.name!r}: 'timestamp[{unit}, tz=UTC]'}}\" for files, or create a view with the times for a table."
         )
+    if column.is_foreign_date:
+        return (
+            f"Column {column.name!r} contains dates such as {column.example!r}, whose order of day and month is not certain. Write them as "
+            "2024-03-05 in the source, or create a view that converts them."
+        )
     if others := column.not_times:
         return (
             f"Most values of column {column.name!r} are times, but it also contains {', '.join(map(repr, others))}. If such a text "

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
+from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
 from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
 from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import Dataset
@@ -56,6 +56,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
 
     :raises SpecError: the window is unknown, a parameter does not fit the predictions, or a shadow or a canary made the
         predictions
+    :raises SchemaError: a dataset has no predictions
     """
     store = context.store
     check = _check(spec, context)
@@ -108,6 +109,12 @@ def _check(spec: MonitorSpec, context: StepContext) -> Check:
             f"Dataset {name!r} has {kind} predictions, but monitoring reports are only about the champion's predictions. "
             "Set `dataset` to the champion's predictions. To compare the two versions, use EvaluateOperator."
         )
+    for dataset in datasets:
+        if "score" not in dataset.manifest.column_names:
+            raise SchemaError(
+                f"Dataset {dataset.manifest.name!r} has no predictions, because it has no column 'score'. Set `dataset` to the output of "
+                "ScoreOperator or JoinLabelsOperator."
+            )
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)
     if window is None:
         raise SpecError("The dataset to monitor has no time window. Set window= to the window of the report.")

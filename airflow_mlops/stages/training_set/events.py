@@ -368,8 +368,9 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
     """
     distinct = pc.count_distinct(label).as_py()
     if distinct < 2:
+        rows = "the only row" if len(label) == 1 else f"all {len(label):,} rows"
         raise TrainingError(
-            f"The label {name!r} is {label[0].as_py()!r} in all {len(label):,} rows of {where}, so a model cannot be "
+            f"The label {name!r} is {label[0].as_py()!r} in {rows} of {where}, so a model cannot be "
             "trained or evaluated on them. Set a longer `window` or a different `split`, or correct `label`."
         )
     if is_text(label.type):

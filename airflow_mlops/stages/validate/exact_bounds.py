@@ -51,21 +51,22 @@ class ExactBounds:
         """
         from great_expectations.expectations.expectation import Expectation
 
-        inherited, create = "__init__" not in vars(Expectation), Expectation.__init__
+        kind: Any = Expectation
+        inherited, create = "__init__" not in vars(kind), kind.__init__
 
         def created(expectation: Any, *args: Any, **given: Any) -> None:
             create(expectation, *args, **given)
             require_exact(given, expectation, self._what)
             self._checked |= {*_large(expectation)}
 
-        Expectation.__init__ = created  # type: ignore[method-assign]
+        kind.__init__ = created
         try:
             yield
         finally:
             if inherited:
-                del Expectation.__init__
+                del kind.__init__
             else:
-                Expectation.__init__ = create  # type: ignore[method-assign]
+                kind.__init__ = create
 
     def require_checked(self, expectations: Sequence[Expectation]) -> None:
         """Check that each large number was given when an expectation was created in the block of :meth:`checking`.
@@ -86,7 +87,7 @@ class ExactBounds:
 def _whole(given: Any) -> int | None:
     if isinstance(given, Decimal):
         return int(given) if given.is_finite() and given == int(given) else None
-    return int(given) if isinstance(given, Integral) and not isinstance(given, bool) else None
+    return int(given) if isinstance(given, Integral) else None
 
 
 def _large(expectation: Expectation) -> Iterator[float]:

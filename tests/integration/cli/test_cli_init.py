@@ -145,6 +145,24 @@ EUROPEAN = "order_id;at;zip;items;late\n" + "\n".join(
 )
 
 
+def test_the_options_that_a_note_suggests_are_accepted(init, tmp_path, capsys):
+    rows = [f"{order},{at},{items if items else 'n/a'},{late}" for order, at, items, late in ROWS]
+    (tmp_path / "orders.csv").write_text("\n".join(["order_id,at,items,late", *rows]))
+    words = (
+        "orders",
+        "--files",
+        tmp_path / "orders.csv",
+        "--label",
+        "late",
+        "--label-delay",
+        "0",
+        "--features",
+        "items",
+    )
+    init(*words)
+    assert "--csv \"{'na_values': ['n/a']}\"" in capsys.readouterr().out
+
+
 def test_the_options_that_an_error_suggests_are_accepted_and_are_in_the_dags(init, tmp_path, airflow_db):
     (tmp_path / "orders.csv").write_text(EUROPEAN)
     words = ("orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0")

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 import pytest
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, SpecError
+from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, SchemaError, SpecError
 from airflow_mlops.core.references import DatasetRef
-from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.policy.findings import Report
@@ -541,6 +542,11 @@ def test_the_error_names_the_wrong_setting(store, champion, client, tmp_path):
         watch(store, other, made)
     with pytest.raises(SpecError, match=r"has no time window\. Set window="):
         watch(store, champion, None)
+    with DatasetWriter(store, "rows") as writer:
+        writer.write(flights(seed=2))
+        raw = writer.commit(window=Window.model_validate("2013-04"))[0].ref
+    with pytest.raises(SchemaError, match="'rows' has no predictions"):
+        watch(store, champion, raw)
     with pytest.raises(DatasetNotFoundError, match="is not in the artifact store"):
         watch(store, champion, DatasetRef(name="gone", id="0" * 64, rows=1, window="2013-04"))
     with pytest.raises(SpecError, match=r"policy\.tolerance: Input should be greater than or equal to 0"):

@@ -269,6 +269,13 @@ def test_integers_that_count_the_time_since_1970_are_named_with_the_remedy(unit,
     assert f"--types \"{{'at': '{remedy}'}}\"" in str(failure.value)
 
 
+@pytest.mark.parametrize("given_", [{}, {"time": "at"}])
+def test_dates_that_are_not_in_iso_8601_are_named(given_):
+    dates = pa.array([f"{row % 27 + 1:02d}.{row % 12 + 1:02d}.2024" for row in range(600)])
+    with pytest.raises(SpecError, match=r"Column 'at' contains dates such as '01\.01\.2024'"):
+        proposed(table(at=dates), **given_)
+
+
 def test_a_few_texts_among_times_are_named_with_the_remedy():
     texts = [f"{START + timedelta(days=row):%Y-%m-%d}" if row % 5 else "0000-00-00" for row in range(600)]
     with pytest.raises(SpecError) as failure:

@@ -7,7 +7,7 @@ A sample of that window is the reference. What happens to a stored reference:
   the window replaces the reference.
 - The file cannot be read: nothing is compared or replaced until a person restores or deletes the file.
 
-Notes of the report and the log say each of these.
+A note in the report and a log line state each of these.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measure(check: Check, training: TrainingReference) -> Attributions:
     if check.version is not None and any(
         item.manifest.details.get("model_version") != check.version for item in explained
     ):
-        # A joined dataset of several versions records how the attributions of its last version were made.
+        # A joined dataset of several versions records the method and the scale of its last version's attributions.
         return skipped("the dataset does not record how the attributions of this version were made")
     unit = "row" if check.policy.groups is None else "cluster"
     least = fewest(check.policy.false_alarm_rate / (len(training.columns) + _OTHER_COLUMNS))
@@ -118,7 +118,7 @@ def measure(check: Check, training: TrainingReference) -> Attributions:
 
 
 def _origins(check: Check, training: TrainingReference) -> list[Origin]:
-    """Return the different origins of the attributions in the datasets of a check."""
+    """Return the distinct origins of the attributions in the datasets of a check."""
     names = {feature.name for feature in training.contract.features}
     found: list[Origin] = []
     for item in (item for item in check.datasets if item.rows):

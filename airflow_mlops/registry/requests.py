@@ -117,7 +117,7 @@ def read_answer(store: ArtifactStore, request: Request) -> Answer | None:
 
 
 def _answer_key(request: Request) -> str:
-    # A window makes one request, but a user may make several for it.
+    # A window makes at most one request, but a user may make several requests for a window.
     by_user = BY_USER in request.triggers
     name = request.id.removeprefix(f"{request.model}/") if by_user else request.window.identity
     return f"requests/{folder_name(request.model)}/{quote(name, safe='')}.json"

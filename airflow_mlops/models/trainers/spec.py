@@ -15,7 +15,7 @@ from airflow_mlops.models.trainers.space import ParameterSpec
 
 # package.module.Class, or package.module:function
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(\.|:)[A-Za-z_]\w*$")]
-# The parameters that a notebook or a project gets in addition to its own.
+# The parameters that a training passes to a notebook or a project in addition to the user's parameters.
 PROGRAM_PARAMETERS = ("train_path", "validation_path", "contract", "seed", "sample_weight")
 
 
@@ -259,7 +259,7 @@ class XGBoostTrainerSpec(BoostingTrainerSpec):
 
     @model_validator(mode="after")
     def _check_quantile(self) -> XGBoostTrainerSpec:
-        # Text may still be a template, and the quantile may be searched.
+        # A text may still be a template, and a search may choose the quantile.
         if isinstance(self.params.get("quantile_alpha"), list | tuple):
             only_quantile(self.params["quantile_alpha"])
         return self

@@ -118,7 +118,7 @@ class Timeline:
 
         :param key: key of the file, from any method of this class
         """
-        # The earlier file is deleted first. Otherwise, it would be found after a crash.
+        # The file at the earlier location is deleted first. Otherwise, it would be found after a crash.
         if (earlier := f"{self.folder}/{_name(key)}") != key:
             self.store.delete(earlier)
         self.store.delete(key)

@@ -236,7 +236,7 @@ class Dataset:
 
     @contextmanager
     def _parquet(self, file: FileEntry) -> Iterator[pq.ParquetFile]:
-        # Arrow is imported here, because most look-ups of datasets read no rows and take less time than this import.
+        # Arrow is imported here. Most look-ups of datasets read no rows, and take less time than this import.
         import pyarrow.parquet as pq
 
         with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:

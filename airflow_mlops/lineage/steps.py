@@ -123,7 +123,7 @@ def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 
 
 def _validated_in_database(spec: ValidateSpec, outcomes: Iterable[ExpectationOutcome]) -> Lineage:
-    assert spec.conn_id is not None  # the spec ensures it
+    assert spec.conn_id is not None  # the spec has checked that it is set
     if spec.table is None:
         # The expectations concern the result of the query, and not its tables.
         return sources.query(spec.conn_id, spec.sql or "")
@@ -412,7 +412,7 @@ def _join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Line
 
 
 def _profile(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a profile, which reads a dataset."""
+    """Return the lineage of the step ``profile``, which reads a dataset."""
     return OperatorLineage(inputs=datasets.read(ProfileSpec.model_validate(call.spec).dataset))
 
 

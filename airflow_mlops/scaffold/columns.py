@@ -214,7 +214,7 @@ class Column:
 
     @property
     def is_whole(self) -> bool:
-        """Return whether the type can identify a row: integers or text, but no fractions and no times."""
+        """Return whether values of this type can identify a row: integers and text can, fractions and times cannot."""
         import pyarrow as pa
 
         return bool(pa.types.is_integer(self.type)) or self.is_text
@@ -257,7 +257,7 @@ class Column:
 
     @cached_property
     def too_large_rows(self) -> int:
-        """Return the number of rows with a finite value that is infinite in single precision. Models predict in it."""
+        """Return the number of rows with a finite value that is infinite in single precision, which models use."""
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc

@@ -79,8 +79,8 @@ class Thresholds:
         cost = None
         if costs is not None:
             charged, missed = costs
-            # Numbers are multiplied with the sums, so that counts stay exact. The costs of missed rows are added from the
-            # lowest score on, so that they are exactly 0 where no row is missed.
+            # Costs that are numbers are multiplied by counts, and counts are exact. The costs of missed rows are added
+            # from the lowest score on, so that they are exactly 0 where no row is missed.
             if isinstance(charged, np.ndarray):
                 paid = sums(charged * each * ~truth).cumsum()
             else:

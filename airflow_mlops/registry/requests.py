@@ -161,8 +161,8 @@ def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], windo
     - the request that monitoring made for this window, in any state;
     - all answered requests;
     - the open request, if it is for a later window;
-    - the requests that were recorded during the check of the window and are not moot. No training could have started
-      for them yet.
+    - the requests that were recorded during the check of the window and are not moot. No training can have started for
+      these requests yet.
 
     :param recorded: all requests in the ledger with their states, from :func:`recorded_requests`
     :param entries: entries of the ledger, oldest first

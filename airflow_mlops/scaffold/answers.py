@@ -1,4 +1,4 @@
-"""What the user says about the data: the arguments of ``airflow mlops init``, and answers to questions."""
+"""Information about the data from the user: the arguments of ``airflow mlops init``, and answers to questions."""
 
 from __future__ import annotations
 

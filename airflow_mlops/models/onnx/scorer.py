@@ -29,7 +29,7 @@ MODEL_FILE = "model.onnx"
 
 # Rows per call of ONNX Runtime, so that wide intermediate tensors (one-hot columns) fit into the processor's cache.
 _ROWS = 4096
-# A model with so many features is changed to take them as matrices.
+# A model with at least this number of features is changed to take them as matrices.
 _WIDE = 64
 
 

@@ -113,7 +113,7 @@ def _rate(
 ) -> Rates:
     """Return the share of positive predictions of each group.
 
-    :param of: the meaning of the share
+    :param of: what the share measures
     :param name: name of the column of the groups
     :param values: values of this column, shape (n,)
     :param among: the rows that count, shape (n,); by default all rows

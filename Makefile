@@ -11,7 +11,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 SBOM_PYTHON ?= $(BIN)/python
 # Images of containers often set it. Without bytecode, each process of the tests compiles the libraries that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
+export AIRFLOW_PORT MLFLOW_PORT SERVING_PORT MONTHS DEMO_HOME
 
 .PHONY: help demo stop install test pytest torture lint format docs bench images sbom schema ui pictures lock clean
 

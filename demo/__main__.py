@@ -43,7 +43,7 @@ def _up(services: Services, *, detach: bool) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     keep, failed = False, False
     try:
-        log("Starting Airflow (scheduler, API server, DAG processor, triggerer) and MLflow ...")
+        log("Starting Airflow (scheduler, API server, DAG processor, triggerer), MLflow and a server ...")
         log("The services are running." if services.start() else "The services were already running.")
         log(f"Open {settings.airflow_url} (Airflow) or {settings.mlflow_url} (MLflow) to watch the replay.")
         failed = not _replay(settings, log)
@@ -89,9 +89,8 @@ def _replay(settings: Settings, log: Log) -> bool:
 
 
 def _serve(services: Services, log: Log) -> None:
-    """Serve the champion, and print a command that requests a prediction."""
-    log("Starting the server of the champion ...")
-    url = services.serve(request.MODEL)
+    """Print a command that requests a prediction from the server of the champion."""
+    url = services.serving()
     if url is None:
         log(f"The server is not ready. See {services.settings.home}/logs/serving.log")
         return
@@ -105,7 +104,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _wait_for_dags(api: AirflowApi, timeout: float = 120) -> None:
     """Wait until the DAG processor has parsed every example DAG."""
-    wanted = {"flights_ingest", "flights_score", "flights_monitor", "flights_train"}
+    wanted = {"flights_ingest", "flights_score", "flights_monitor", "flights_train", "flights_deploy"}
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         dags = api.call("GET", "/dags", limit=100)["dags"]

@@ -15,10 +15,9 @@ from typing import Any
 
 import psutil
 
+from demo.request import MODEL
 from demo.settings import Settings
 
-# The server of the champion listens here if the port is free, else on any other.
-SERVING_PORT = 8090
 # The API server reads the logs from the folder. Airflow's log servers would listen on all addresses of the machine.
 COMPONENTS = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -55,23 +54,16 @@ class Services:
         self._wait_until_healthy(running)
         return True
 
-    def serve(self, model: str, timeout: float = 60) -> str | None:
-        """Start the server that answers requests with the champion, unless it is running, and wait until it is ready.
+    def serving(self, timeout: float = 60) -> str | None:
+        """Wait until the server that answers requests with the champion is ready.
 
         :return: URL of the server; ``None`` if it was not ready in time
         """
-        running = self._running()
-        if "serving" not in running:
-            command = [sys.executable, "-m", "airflow_mlops.serving", model, "--store", self.settings.artifacts]
-            # The replayed months are of 2013, so the requests of today are not logged with them.
-            self._spawn("serving", [*command, "--no-log", "--port", str(_free_port(SERVING_PORT))], running)
-        process, deadline = running["serving"], time.monotonic() + timeout
-        with contextlib.suppress(psutil.NoSuchProcess):
-            url = f"http://127.0.0.1:{process.cmdline()[-1]}"
-            while time.monotonic() < deadline and process.status() != psutil.STATUS_ZOMBIE:
-                if _get(f"{url}/v2/health/ready") is not None:
-                    return url
-                time.sleep(0.2)
+        url, deadline = self.settings.serving_url, time.monotonic() + timeout
+        while "serving" in self._running() and time.monotonic() < deadline:
+            if _get(f"{url}/v2/health/ready") is not None:
+                return url
+            time.sleep(0.2)
         return None
 
     def stop(self) -> int:
@@ -102,8 +94,13 @@ class Services:
                 str(store / "artifacts"),
             ),
         ]
+        # It is ready after the first promotion. Its predictions of today are logged beside those of the replayed months.
+        serving = [
+            *(sys.executable, "-m", "airflow_mlops.serving", MODEL, "--store", self.settings.artifacts),
+            *("--spool", str(self.settings.home / "spool"), "--port", str(self.settings.serving_port)),
+        ]
         airflow = {name: [sys.executable, "-m", "airflow", *arguments] for name, arguments in COMPONENTS.items()}
-        return {"mlflow": mlflow, **airflow}
+        return {"mlflow": mlflow, "serving": serving, **airflow}
 
     def _spawn(self, name: str, command: list[str], running: dict[str, psutil.Process]) -> None:
         """Start a service, and add it to ``running`` and to the stored ids."""
@@ -144,6 +141,7 @@ class Services:
         ports = {
             "api-server": ("AIRFLOW_PORT", self.settings.airflow_port),
             "mlflow": ("MLFLOW_PORT", self.settings.mlflow_port),
+            "serving": ("SERVING_PORT", self.settings.serving_port),
         }
         for name, (variable, port) in ports.items():
             if name in missing and _listening(port):
@@ -201,15 +199,6 @@ def _get(url: str) -> bytes | None:
             return bytes(response.read())
     except OSError:
         return None
-
-
-def _free_port(preferred: int) -> int:
-    if not _listening(preferred):
-        return preferred
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listening(port: int) -> bool:

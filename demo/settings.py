@@ -41,17 +41,19 @@ class Settings:
     :param home: folder for databases, logs and artifacts
     :param airflow_port: port of Airflow's web server
     :param mlflow_port: port of the MLflow server
+    :param serving_port: port of the server that answers requests with the champion
     :param months: the months of 2013 to replay, as partition keys
     """
 
     home: Path
     airflow_port: int
     mlflow_port: int
+    serving_port: int
     months: tuple[str, ...]
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read ``DEMO_HOME``, ``AIRFLOW_PORT``, ``MLFLOW_PORT`` and ``MONTHS`` (the number of months, 1 to 12)."""
+        """Read ``DEMO_HOME``, ``AIRFLOW_PORT``, ``MLFLOW_PORT``, ``SERVING_PORT`` and ``MONTHS`` (1 to 12 months)."""
         count = int(os.environ.get("MONTHS") or 12)
         if not 1 <= count <= 12:
             sys.exit(f"MONTHS={count} is out of range: choose 1 to 12.")
@@ -59,6 +61,7 @@ class Settings:
             home=Path(os.environ.get("DEMO_HOME") or REPOSITORY / ".demo").resolve(),
             airflow_port=int(os.environ.get("AIRFLOW_PORT") or 8080),
             mlflow_port=int(os.environ.get("MLFLOW_PORT") or 5000),
+            serving_port=int(os.environ.get("SERVING_PORT") or 8090),
             months=tuple(f"2013-{month:02d}" for month in range(1, count + 1)),
         )
 
@@ -69,6 +72,10 @@ class Settings:
     @property
     def mlflow_url(self) -> str:
         return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def serving_url(self) -> str:
+        return f"http://127.0.0.1:{self.serving_port}"
 
     @property
     def artifacts(self) -> str:
@@ -107,6 +114,8 @@ class Settings:
             "AIRFLOW__MLOPS__ARTIFACTS": self.artifacts,
             "AIRFLOW__MLOPS__PRELOAD": ",".join(PRELOAD),
             "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": self.mlflow_url}),
+            # The DAG flights_deploy checks that this server follows the champion.
+            "AIRFLOW_VAR_FLIGHTS_SERVER": self.serving_url,
             "FLIGHTS_FEATURES_HOME": str(self.home / "feast"),
             "DO_NOT_TRACK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",

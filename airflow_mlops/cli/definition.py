@@ -16,7 +16,7 @@ from airflow.cli.cli_config import (
 )
 
 _MODEL = Arg(("model",), help="Name of the registered model")
-_STORE = Arg(("--store",), help="URL of the artifact store (default: [mlops] artifacts)")
+_STORE = Arg(("--store",), help="URL of the artifact store (default: the option artifacts in the section mlops)")
 _CONNECTION = Arg(
     ("--mlflow-conn-id",),
     default="mlflow_default",
@@ -169,7 +169,7 @@ _COMMANDS = (
             ),
             Arg(
                 ("--store",),
-                help="URL of the artifact store (default: extra field artifacts of the connection, or [mlops] artifacts)",
+                help="URL of the artifact store (default: extra field artifacts of the connection, or option artifacts in section mlops)",
             ),
             ARG_VERBOSE,
         ),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.assets import Consumer, retrain_uri
-from airflow_mlops.core.numbers import rounded
+from airflow_mlops.core.numbers import percent, rounded
 from airflow_mlops.stages.predictions.summary import FeatureSummary, LogSummary, OutcomeSummary
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def replayed(result: BacktestResult) -> Rows:
         for item, step in zip(result.strategies, steps, strict=True):
             mark = " *" if step.trained else ""
             row[f"{result.metric} {item.strategy}"] = (
-                f"{'no labels' if step.value is None else rounded(step.value)}{mark}"
+                f"{'no value' if step.value is None else rounded(step.value)}{mark}"
             )
             if item.strategy == "policy":
                 row["triggers"] = ", ".join(step.triggers)
@@ -148,7 +148,7 @@ def _realised_row(item: OutcomeSummary) -> dict[str, Any]:
         "window": item.window or "",
         "version": item.version,
         "labelled": f"{item.labelled:,} of {item.rows:,}"
-        + (f" ({item.coverage:.1%})" if item.coverage is not None else ""),
+        + (f" ({percent(item.coverage)})" if item.coverage is not None else ""),
         "observed labels": f"mean {rounded(item.observed['mean'])}"
         if item.observed.keys() == {"mean"}
         else _shares(item.observed),

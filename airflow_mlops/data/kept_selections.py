@@ -13,6 +13,7 @@ from airflow_mlops.core.fingerprints import canonical_json, fingerprint
 from airflow_mlops.core.references import DatasetRef, DatasetSelection
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.datasets.subsets import within_window
 from airflow_mlops.data.store import ArtifactStore
 
 
@@ -64,4 +65,6 @@ def _described(dataset: Dataset) -> dict[str, Any]:
 
 def _opened(store: ArtifactStore, item: dict[str, Any]) -> Dataset:
     dataset = open_dataset(store, DatasetRef(name=item["name"], id=item["id"], rows=0))
-    return dataset.within(Window.model_validate(item["part"]), item["time_column"]) if item["part"] else dataset
+    if not item["part"]:
+        return dataset
+    return within_window(dataset, Window.model_validate(item["part"]), item["time_column"])

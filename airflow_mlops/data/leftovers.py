@@ -62,8 +62,9 @@ def find_leftovers(store: ArtifactStore, before: datetime) -> Leftovers:
     # has some.
     folder = "" if store.local_path("") else ".mlops"
     found = _files(store, "temporary file", filter(_is_temporary, store.find(folder)), before)
-    # Models, numbers of failing rows, and splits that a killed task passed to the executors of Spark.
-    for passed in ("checkpoints/models", "checkpoints/failing_rows", "checkpoints/split_rows"):
+    # Models, numbers of failing rows, and splits that a killed task passed to the executors of Spark, and predictions that
+    # the shards of an evaluation passed to the last shard.
+    for passed in ("checkpoints/models", "checkpoints/failing_rows", "checkpoints/split_rows", "checkpoints/scores"):
         found += _files(store, "temporary file", store.find(passed), before)
     skipped: dict[str, str] = {}
     for name in (key.rpartition("/")[2] for key in store.keys("datasets")):

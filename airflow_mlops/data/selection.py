@@ -158,12 +158,19 @@ def _snapshot(store: ArtifactStore, chosen: DatasetSelection) -> Dataset:
 
 def _check_complete(name: str, wanted: Window, found: Sequence[Dataset]) -> None:
     gaps = missing(wanted, [dataset.window for dataset in found if dataset.window is not None])
-    if gaps:
+    if not gaps:
+        return
+    allow = "set gaps='allow' in the selection to read the existing windows only."
+    what = f"Dataset {name!r} does not cover the whole window {wanted.label}: {_listed(gaps)} is missing."
+    if any(is_divided(dataset.manifest) for dataset in found):
         raise IncompleteWindowError(
-            f"Dataset {name!r} does not cover the whole window {wanted.label}: {_listed(gaps)} is missing. Run the "
-            "task that writes this dataset for the missing windows, correct the window, or set gaps='allow' in the "
-            "selection to read the existing windows only."
+            f"{what} Servers log these predictions, and record windows without requests as empty, so in this time no server "
+            "was ready, or predictions were lost or are not uploaded. The logs of the servers say which. Start a server "
+            f"with the spool that was not uploaded, or {allow}"
         )
+    raise IncompleteWindowError(
+        f"{what} Run the task that writes this dataset for the missing windows, correct the window, or {allow}"
+    )
 
 
 def _listed(windows: Sequence[Window]) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, Manifest
-from airflow_mlops.data.datasets.reader import DatasetSlice
+from airflow_mlops.data.datasets.subsets import DatasetSlice
 from airflow_mlops.data.store import ArtifactStore
 
 

@@ -29,6 +29,7 @@ from airflow_mlops.profiles import multivariate
 from airflow_mlops.profiles.multivariate import Reconstruction, ReconstructionErrors
 from airflow_mlops.profiles.profile import ModelProfile, Profile, profile
 from airflow_mlops.registry import versions
+from airflow_mlops.registry.records.fairness import FairnessRates
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +47,7 @@ class TrainingReference:
     :param watched_changes: changes of watched columns that prevent a comparison, by column name
     :param datasets: the datasets of predictions
     :param compared: number of models from which the version was selected on the held-out rows
+    :param fairness: the rates of groups that the gates measured on the held-out rows
     """
 
     version: ModelVersionRef
@@ -56,6 +58,7 @@ class TrainingReference:
     watched_changes: Mapping[str, SchemaChange]
     datasets: Sequence[Dataset]
     compared: int = 1
+    fairness: Sequence[FairnessRates] = ()
 
     @property
     def incompatible(self) -> dict[str, SchemaChange]:
@@ -144,6 +147,7 @@ def load(
         watched_changes={item.column: item for item in watched},
         datasets=datasets,
         compared=stored.compared,
+        fairness=stored.fairness,
     )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data import row_spans
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.resampling import Resampling
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_mlops.metrics.predictions import Predictions
     from airflow_mlops.models.scorer import Scorer
+
+BATCH_ROWS = 65_536
 
 
 class Reproduced(Protocol):
@@ -63,31 +66,32 @@ class Reproduction(Protocol):
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The held-out split part of a dataset, on which all models are measured.
+class SplitPart:
+    """A split part of a dataset, whose labels are not read yet.
 
     :param dataset: the dataset
     :param part: name of the split part, such as ``test``
     :param label: name of the label column
     :param task: the ML task (binary, multiclass, regression)
-    :param truth: the true labels or values, shape (n,)
-    :param weight: the weight of each row in metrics, shape (n,); ``None`` if all rows have the same weight
-    :param weight_column: name of the column of the weights; ``None`` without weights
-    :param columns: the columns that the metrics of the evaluation name, such as costs, each of shape (n,)
     """
 
     dataset: Dataset
     part: str
     label: str
     task: Task
-    truth: NDArray[Any] = field(repr=False)
-    weight: NDArray[np.float64] | None = field(default=None, repr=False)
-    weight_column: str | None = None
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield ``columns`` of the held-out rows in batches, in the order of the dataset."""
-        return self.dataset.batches(self.part, columns)
+        """Yield ``columns`` of the rows in batches, in the order of the dataset."""
+        return self.dataset.batches(self.part, columns, BATCH_ROWS)
+
+    def share(self, columns: Sequence[str], number: int, count: int) -> Iterator[pa.RecordBatch]:
+        """Yield some of the batches of :meth:`batches`. Every batch is in exactly one share.
+
+        :param number: number of the share, from 0
+        :param count: number of shares
+        """
+        for dataset, span in row_spans.spans([self.dataset], self.part, BATCH_ROWS, number, count):
+            yield from dataset.batches(self.part, columns, BATCH_ROWS, span)
 
     def column(self, name: str) -> pa.Array:
         """Return a column of all held-out rows.
@@ -109,6 +113,22 @@ class HeldOut:
     def positive(self) -> Any:
         """Return the positive class that the dataset declares; ``None`` without one, or if the task is not binary."""
         return self.dataset.manifest.details.get("positive") if self.task == "binary" else None
+
+
+@dataclass(frozen=True)
+class HeldOut(SplitPart):
+    """The held-out split part of a dataset, on which all models are measured.
+
+    :param truth: the true labels or values, shape (n,)
+    :param weight: the weight of each row in metrics, shape (n,); ``None`` if all rows have the same weight
+    :param weight_column: name of the column of the weights; ``None`` without weights
+    :param columns: the columns that the metrics of the evaluation name, such as costs, each of shape (n,)
+    """
+
+    truth: NDArray[Any] = field(repr=False)
+    weight: NDArray[np.float64] | None = field(default=None, repr=False)
+    weight_column: str | None = None
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def take(self, columns: Sequence[str], index: NDArray[np.integer[Any]]) -> pa.Table:
         """Return ``columns`` of the held-out rows at the positions ``index``, which must be in ascending order."""

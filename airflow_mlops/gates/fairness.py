@@ -8,6 +8,7 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.metrics.fairness_rule import FairnessRule
+from airflow_mlops.registry.records.fairness import FairnessRates
 from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class Fairness(FairnessRule, Gate):
     positive rate, whichever is larger. A group without rows of a class has no rate for this class, and is left out of
     the comparison of this rate. Fairlearn (https://fairlearn.org) computes both differences from the labels that the
     model predicts at its threshold.
+
+    The result contains the rates of the groups. Monitoring compares the difference in a window with the difference of
+    these rates.
 
     :param fairness: ``demographic_parity`` or ``equalized_odds``
     :param sensitive: name of a column of the held-out data that defines the groups; the column need not be a feature.
@@ -48,12 +52,13 @@ class Fairness(FairnessRule, Gate):
                 f"Gate {self.name!r} needs Fairlearn, which is not installed where the step runs. Install "
                 "airflow-mlops[fairness] there."
             ) from None
+        from airflow_mlops.gates.group_rates import group_rates
         from airflow_mlops.gates.slice_search import by_column
 
         data = self._data(evidence)
         rows, _ = evidence.rows(evidence.candidate)
-        groups = np.empty(len(rows), dtype=object)
-        for part in by_column(self.sensitive, data.column(self.sensitive)):
+        values, groups = data.column(self.sensitive), np.empty(len(rows), dtype=object)
+        for part in by_column(self.sensitive, values):
             groups[part.index] = part.name
         weight = np.ones(len(rows)) if rows.weight is None else rows.weight
         # The rates of a group are undefined if all its rows have a weight of 0.
@@ -84,4 +89,10 @@ class Fairness(FairnessRule, Gate):
             f"positive: {shares[least]:.1%} where {least}, {shares[most]:.1%} where {most}; limit: "
             f"{self.max_difference:g}).",
             rows=len(rows),
+            fairness=FairnessRates(
+                metric=self.fairness,
+                sensitive=self.sensitive,
+                rates=group_rates(self, values, rows.predicted.astype(bool), rows.truth.astype(bool)),
+                compared=evidence.candidates + (evidence.champion is not None),
+            ),
         )

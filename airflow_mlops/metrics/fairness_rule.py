@@ -31,6 +31,11 @@ class FairnessRule(Model):
         return self.fairness.replace("_", " ")
 
     @property
+    def metric_name(self) -> str:
+        """Return the name in the metrics of a task, such as ``demographic_parity_over_sex``."""
+        return f"{self.fairness}_over_{self.sensitive}"
+
+    @property
     def needs_labels(self) -> bool:
         """Return whether the metric is computed from labels, in addition to predictions."""
         return self.fairness == "equalized_odds"

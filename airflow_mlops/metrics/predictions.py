@@ -55,6 +55,16 @@ def concatenate(parts: Iterable[Predictions], contract: ModelContract) -> Predic
         return Predictions(prediction, score, None)
     if contract.task != "binary":
         return Predictions(prediction, score, np.concatenate(shares))
+    return of_score(prediction, score, contract)
+
+
+def of_score(prediction: NDArray[Any], score: NDArray[np.float64], contract: ModelContract) -> Predictions:
+    """Return the predictions of a binary model from the probabilities of the positive class.
+
+    :param prediction: the predicted labels, shape (n,)
+    :param score: probability of the positive class, shape (n,)
+    :param contract: contract of the model
+    """
     probabilities = np.empty((len(score), 2))
     column = int(contract.classes[-1] == contract.positive)
     probabilities[:, column] = score

@@ -35,6 +35,7 @@ from airflow_mlops.registry.integrity import require_unchanged
 from airflow_mlops.registry.ledger import Ledger, folder_name
 from airflow_mlops.registry.reader import Reader
 from airflow_mlops.registry.records.entry import Entry
+from airflow_mlops.registry.records.fairness import FairnessRates
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,12 +49,14 @@ class VersionContract(Model):
     :param elsewhere: whether EvaluateOperator wrote the contract and the profile to the artifact store, because the
         files of the version do not contain them
     :param compared: number of models from which the version was selected on the held-out rows of ``contract.metrics``
+    :param fairness: the rates of groups that the gates measured in the evaluation by which the version was promoted
     """
 
     contract: ModelContract
     profile: dict[str, Any] | None = None
     elsewhere: bool = False
     compared: int = Field(default=1, ge=1)
+    fairness: list[FairnessRates] = Field(default_factory=list)
 
 
 def write(
@@ -71,7 +74,7 @@ def write(
     :return: the SHA-256 hash of the file, which is also the file's name
     """
     found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(
-        mode="json", exclude={"compared"}
+        mode="json", exclude={"compared", "fairness"}
     )
     return put(
         client, store, ref, json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
@@ -130,7 +133,16 @@ def read(
             f"{ref} has no model contract (features, label, ML task), because TrainOperator did not train it and the "
             f"artifact store {store.url} contains no evaluation of it. Evaluate it with EvaluateOperator and promote it."
         )
-    return found.model_copy(update={"compared": int(tags.get(COMPARED_TAG, 1))})
+    return found.model_copy(
+        update={"compared": int(tags.get(COMPARED_TAG, 1)), "fairness": _fairness(promotion) if promotion else []}
+    )
+
+
+def _fairness(promotion: Entry) -> list[FairnessRates]:
+    """Return the rates that the gates measured. The gates of a refit measured the version before the refit."""
+    judged = promotion.refit.judged if promotion.refit is not None else promotion.champion
+    gates = [gate for item in promotion.candidates if item.candidate == judged for gate in item.gates]
+    return [gate.fairness for gate in gates if gate.fairness is not None]
 
 
 def digest(client: MlflowClient, ref: ModelVersionRef) -> str | None:

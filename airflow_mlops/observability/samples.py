@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, get_args
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.catalog import COVERAGE, REALISED, is_custom, is_on_request
+from airflow_mlops.metrics.fairness_rule import FairnessRule
 from airflow_mlops.policy.findings import Decision
 
 _DAY = 86_400
 _VERSION = ("model", "version")
 _PERFORMANCE = (*_VERSION, "metric", "source")
+_FAIRNESS = (*_VERSION, "metric", "sensitive")
 _ENDS = {
     "": "",
     "_low": ": lower end of the confidence interval",
@@ -106,6 +108,14 @@ METRICS: dict[str, Metric] = {
             for name, meaning in _MEASURED.items()
             for suffix, part in _ENDS.items()
         ),
+        *(
+            Metric(
+                f"mlops.monitor.fairness_difference{suffix}",
+                f"Largest difference of a rate between two groups of rows{part}.",
+                _FAIRNESS,
+            )
+            for suffix, part in _ENDS.items()
+        ),
         Metric(
             "mlops.monitor.label_delay_seconds",
             "Time from events to their labels, by percentile.",
@@ -152,6 +162,7 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
         *_one_of("mlops.monitor.decision", get_args(Decision), result["decision"], about),
         *_samples("mlops.monitor", values, about),
         *_performance(measured, result.get("metric"), about),
+        *_fairness(measured, about),
         *(
             sample
             for name, percentile in (("median", "50"), ("p90", "90"), ("p99", "99"))
@@ -209,6 +220,18 @@ def _performance(measured: dict[str, float], metric: str | None, about: dict[str
         for name in names:
             values = {f"performance{end}": measured.get(f"{prefix}{name}{end}") for end in _ENDS}
             yield from _samples("mlops.monitor", values, {**about, "metric": name, "source": source})
+
+
+def _fairness(measured: dict[str, float], about: dict[str, str]) -> Iterator[Sample]:
+    # The policy refuses columns with which a value would have the name of another value's bound.
+    bounds = {f"{name}{end}" for name in measured for end in _ENDS if end}
+    for metric in get_args(FairnessRule.model_fields["fairness"].annotation):
+        prefix = f"{metric}_over_"
+        for name in sorted(measured.keys() - bounds):
+            if name.startswith(prefix):
+                values = {f"fairness_difference{end}": measured.get(f"{name}{end}") for end in _ENDS}
+                labels = {**about, "metric": metric, "sensitive": name.removeprefix(prefix)}
+                yield from _samples("mlops.monitor", values, labels)
 
 
 def _samples(group: str, values: dict[str, Any], labels: dict[str, str]) -> list[Sample]:

@@ -12,16 +12,25 @@ from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.operators.rendering import is_template
+from airflow_mlops.operators.sharded import ShardedOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class EvaluateOperator(StepOperator):
+class EvaluateOperator(ShardedOperator):
     """Measures candidates and the champion on the same held-out data, and decides by gates which candidates pass.
 
     With ``evidence``, the candidates and the champion are measured by the predictions that they made in production, on
     the rows that all of them predicted.
+
+    To evaluate on many rows in parallel, map the task over shards: ``EvaluateOperator.partial(...,
+    shards=8).expand(shard=list(range(8)))``. Each shard predicts some of the rows with the candidates and the champion. The
+    shard that finishes last measures the models on all rows and makes the verdict of a single task. Only this shard returns
+    the verdict, calls notifiers and sends the events of the outlets. ``.output`` of the mapped task can be passed on like the
+    output of a single task.
+
+    All shards compare with the champion that the first shard finds, even if the champion changes in the meantime.
 
     :param candidates: the output of a TrainOperator, which may be mapped, or a list of model versions such as
         ``[{"model": "delays", "version": 7}]``. The candidates are in order of preference, the preferred one first
@@ -55,8 +64,11 @@ class EvaluateOperator(StepOperator):
         well-known packages. This parameter is not templated, so that only the author of the DAG can set it
     :param card: texts for the model card: a dict with ``purpose``, ``limits`` (a text or a list of texts) and ``owner``
         (by default the ``owner`` of the task)
+    :param shard: index of the shard of the held-out rows to predict, from 0; by default all rows are predicted. With
+        ``evidence``, shards are not possible
+    :param shards: number of shards into which the held-out rows are divided
     :param mlflow_conn_id: id of the Airflow connection to MLflow
-    :raises SpecError: the gates, the metric or the card are invalid
+    :raises SpecError: the gates, the metric or the card are invalid, or ``shards`` is set for ``evidence``
     """
 
     step = "evaluate"
@@ -87,12 +99,18 @@ class EvaluateOperator(StepOperator):
         allow_pyfunc: bool = False,
         allow_code: bool = False,
         card: dict[str, Any] | None = None,
+        shard: int | str | None = None,
+        shards: int | str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
         self._live = evidence is not None
+        if self._live and shards is not None:
+            raise SpecError(
+                f"Task {self.task_id!r} has shards=, but evidence= already contains the predictions. Remove shards=."
+            )
         if isinstance(gates, list):
             _check_gates(gates)
         if not is_template(metric) and not is_template(greater_is_better):
@@ -129,15 +147,24 @@ class EvaluateOperator(StepOperator):
         # Airflow's default owner does not name a person.
         return {} if self.owner == conf.get("operators", "default_owner") else {"owner": self.owner}
 
-    def decision(self, result: dict[str, Any]) -> str:
+    def decision(self, result: dict[str, Any]) -> str | None:
+        if result["verdict"] is None:
+            return None
         winner = result["verdict"]["winner"]
         return f"v{winner['version']} passed" if winner else f"refused: {result['verdict']['reason']}"
 
-    def event(self, result: dict[str, Any], context: Context) -> Event:
+    def event(self, result: dict[str, Any], context: Context) -> Event | None:
         verdict = result["verdict"]
+        if verdict is None:
+            return None
         version = (verdict["winner"] or {}).get("version")
         urls = self.urls(context, result["run_id"])
         return Event("evaluated", verdict["model"], result["summary"], version, verdict["reason"], urls)
+
+    def finish(self, result: dict[str, Any], context: Context) -> None:
+        if result["verdict"] is None:
+            # Only the shard that makes the verdict sends events.
+            self.outlets = []
 
 
 def _check_gates(gates: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class ShardedOperator(StepOperator):
     """The base class of operators with the parameters ``shard`` and ``shards``.
 
-    The mapped instances of such a task, one for each shard, write one dataset together.
+    The mapped instances of such a task, one for each shard, have one result together, such as a dataset.
     """
 
     shards: int | str | None

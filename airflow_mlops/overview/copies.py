@@ -13,12 +13,16 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
 
 # Metadata that changes when a file is replaced, on the filesystems that fsspec knows.
 _CHANGING = (
@@ -49,10 +53,12 @@ class Copy:
 
     :param values: the value is ``None`` if the file cannot be read
     :param read: number of values that were read from their files because the stored copy did not have them
+    :param known: the values from an earlier copy that could be used
     """
 
     values: dict[str, tuple[str, Any]]
     read: int
+    known: Mapping[str, tuple[str, Any]]
 
 
 def read(
@@ -78,7 +84,33 @@ def read(
             values[key] = (stamps[key], make(key, contents[key]))
         elif key in known and known[key][0] == stamps[key]:
             values[key] = known[key]
-    return Copy(values, sum(values[key][1] is not None for key in contents))
+    return Copy(values, sum(values[key][1] is not None for key in contents), known)
+
+
+def read_models(
+    kind: type[M],
+    store: ArtifactStore,
+    listed: Mapping[str, Mapping[str, Any]],
+    make: Callable[[str, bytes], Any],
+    known: Mapping[str, tuple[str, Any]],
+) -> tuple[Copy, list[M]]:
+    """Read the files like :func:`read`, and return their values also as models. Files that cannot be read have no model.
+
+    If a value is not valid, another version of this package wrote the copy. The copy is then not used at all.
+
+    :param kind: class of the models
+    :raises StoreError: the store cannot be read
+    """
+    found = read(store, listed, make, known)
+    try:
+        return found, _models(kind, found)
+    except ValidationError:
+        found = read(store, listed, make, {})
+        return found, _models(kind, found)
+
+
+def _models(kind: type[M], found: Copy) -> list[M]:
+    return [kind.model_validate(value) for _, value in found.values.values() if value is not None]
 
 
 def load(store: ArtifactStore, key: str, version: int) -> dict[str, tuple[str, Any]]:

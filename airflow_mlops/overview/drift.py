@@ -7,7 +7,6 @@ A copy of the fields of the last reports that the map needs is stored as ``index
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -18,7 +17,6 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 from airflow_mlops.drift.findings import Bin
 from airflow_mlops.overview import copies
-from airflow_mlops.overview.copies import Copy
 from airflow_mlops.overview.facts import TREND, WindowFacts
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report
@@ -57,7 +55,8 @@ class DriftMap(Model):
 
     :param features: the features, ordered by the sum of effect times importance over the windows in which they drifted
         or were broken (:mod:`airflow_mlops.drift.breakage`). In this sum, the effect of a broken feature is 1. If the
-        importance of a feature is unknown, 1 is used
+        importance of a feature is unknown, 1 is used. Ties are ordered by the sum of the effects alone, then by
+        importance, then by name
     :param windows: the windows, ordered by time
     :param cells: for each feature, its drift in each window; ``None`` if the window did not measure the feature
     """
@@ -120,7 +119,7 @@ def drift_map(store: ArtifactStore, model: str, features: int, windows: int) -> 
     for number, report in enumerate(reports):
         for feature in report.features:
             by_column[feature.column][number] = feature
-    ranked = sorted(by_column, key=lambda column: (-_weight(by_column[column].values()), column))[:features]
+    ranked = sorted(by_column, key=lambda column: (*_rank(by_column[column]), column))[:features]
     return DriftMap(
         features=[RankedFeature(column=name, importance=_importance(by_column[name])) for name in ranked],
         windows=[report.window for report in reports],
@@ -144,22 +143,11 @@ def _last(store: ArtifactStore, model: str, windows: int) -> list[_Windowed]:
     ordered = [report for window, report in sorted(dated, key=lambda item: (item[0].start, item[0].end))]
     wanted = {report: info[report] for report in ordered[-windows:]}
     known = copies.load(store, key, _VERSION) if len(wanted) > _FEW else {}
-    found = copies.read(store, wanted, _short, known)
-    try:
-        made = _windowed(found)
-    except ValidationError:
-        # Another version of this package wrote the copy.
-        known = {}
-        found = copies.read(store, wanted, _short, known)
-        made = _windowed(found)
+    found, made = copies.read_models(_Windowed, store, wanted, _short, known)
     if len(wanted) > _FEW and found.read:
-        kept = {report: known[report] for report in ordered[-LONGEST:] if report in known}
+        kept = {report: found.known[report] for report in ordered[-LONGEST:] if report in found.known}
         copies.save(store, key, _VERSION, {**kept, **found.values})
     return made
-
-
-def _windowed(found: Copy) -> list[_Windowed]:
-    return [_Windowed.model_validate(value) for _, value in found.values.values() if value is not None]
 
 
 def _short(key: str, content: bytes) -> Any:
@@ -179,13 +167,15 @@ def _parsed(content: bytes) -> Report | None:
         return None
 
 
-def _weight(found: Iterable[_Feature]) -> float:
-    total = 0.0
-    for drift in found:
+def _rank(found: dict[int, _Feature]) -> tuple[float, float, float]:
+    """Return the key by which features are ordered, see :class:`DriftMap`."""
+    weighted = effects = 0.0
+    for drift in found.values():
         if drift.drifted or drift.broken:
             effect = 1.0 if drift.broken else drift.effect or 0.0
-            total += effect * (drift.importance if drift.importance is not None else 1.0)
-    return total
+            effects += effect
+            weighted += effect * (drift.importance if drift.importance is not None else 1.0)
+    return -weighted, -effects, -(_importance(found) or 0.0)
 
 
 def _importance(found: dict[int, _Feature]) -> float | None:

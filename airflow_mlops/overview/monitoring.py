@@ -15,7 +15,6 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import copies
-from airflow_mlops.overview.copies import Copy
 from airflow_mlops.overview.facts import TREND, Level, Monitoring, Point, TaskFacts, Trend, WindowFacts
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy import archive
@@ -52,15 +51,8 @@ def points(store: ArtifactStore, model: str) -> tuple[list[Point], list[str]]:
     listed = archive.all_info(store, model)
     # Reading a few reports takes fewer requests than reading and writing the copy of their points.
     known = copies.load(store, key, _VERSION) if len(listed) > _FEW else {}
-    found = copies.read(store, listed, _content, known)
-    try:
-        made = _points(found)
-    except ValidationError:
-        # Another version of this package wrote the copy.
-        known = {}
-        found = copies.read(store, listed, _content, known)
-        made = _points(found)
-    if len(listed) > _FEW and (found.read or known.keys() - listed.keys()):
+    found, made = copies.read_models(Point, store, listed, _content, known)
+    if len(listed) > _FEW and (found.read or found.known.keys() - listed.keys()):
         copies.save(store, key, _VERSION, found.values)
     unreadable = [key for key, (_, value) in found.values.items() if value is None]
     return sorted(made, key=lambda point: (point.window.start, point.window.end)), unreadable
@@ -75,10 +67,6 @@ def problem(unreadable: Sequence[str]) -> str | None:
         f"The report {unreadable[-1]}{others} cannot be read. Run MonitorOperator for its window again, or install the version "
         "of airflow-mlops that wrote it."
     )
-
-
-def _points(found: Copy) -> list[Point]:
-    return [Point.model_validate(value) for _, value in found.values.values() if value is not None]
 
 
 def _content(key: str, content: bytes) -> Any:

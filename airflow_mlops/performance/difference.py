@@ -16,9 +16,32 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from airflow_mlops.performance.findings import Performance
+
+class Estimate(Protocol):
+    """A value in a window and at training, each with its confidence interval, such as a ``Performance``."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+    @property
+    def reference(self) -> float | None: ...
+
+    @property
+    def reference_low(self) -> float | None: ...
+
+    @property
+    def reference_high(self) -> float | None: ...
+
+    @property
+    def compared(self) -> int: ...
 
 
 class Difference(NamedTuple):
@@ -28,12 +51,12 @@ class Difference(NamedTuple):
     high: float
 
 
-def difference(performance: Performance, confidence: float) -> Difference | None:
+def difference(performance: Estimate, confidence: float) -> Difference | None:
     """Return the confidence interval of the difference between the value in the window and the value at training.
 
     If the value at training has no interval, it is treated as exact.
 
-    :param performance: performance in a window, whose intervals have the confidence ``confidence``
+    :param performance: performance or a fairness metric in a window, whose intervals have the confidence ``confidence``
     :param confidence: confidence of the interval, such as 0.95
     :return: ``None`` if the value at training is unknown
     """

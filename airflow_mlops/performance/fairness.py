@@ -12,7 +12,7 @@ Difference Between Independent Proportions", Statistics in Medicine 17, 1998).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
@@ -20,19 +20,7 @@ from statistics import NormalDist
 from airflow_mlops.metrics.clusters import Design
 from airflow_mlops.metrics.intervals import Interval, proportion
 from airflow_mlops.performance.findings import GroupRate
-
-
-@dataclass(frozen=True)
-class Rates:
-    """A rate in each group.
-
-    :param of: the meaning of the rate, such as ``share of positive predictions``
-    :param groups: number of rows that have the property, and number of all rows, by name of the group. Groups without
-        rows have no rate, and are left out
-    """
-
-    of: str
-    groups: Mapping[str, tuple[int, int]]
+from airflow_mlops.registry.records.fairness import GroupRates
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,9 @@ class Difference:
     most: GroupRate
 
 
-def largest_difference(rates: Sequence[Rates], confidence: float, design: Design | None = None) -> Difference | None:
+def largest_difference(
+    rates: Sequence[GroupRates], confidence: float, design: Design | None = None
+) -> Difference | None:
     """Find the largest difference of a rate between two groups.
 
     :param rates: one rate, or several rates of which the one with the largest difference counts
@@ -75,7 +65,7 @@ def largest_difference(rates: Sequence[Rates], confidence: float, design: Design
     return Difference(Interval(value, *ends), of, least, most)
 
 
-def _group_rates(rates: Rates) -> list[GroupRate]:
+def _group_rates(rates: GroupRates) -> list[GroupRate]:
     return [
         GroupRate(name=name, rate=having / rows, rows=rows) for name, (having, rows) in rates.groups.items() if rows > 0
     ]

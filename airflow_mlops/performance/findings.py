@@ -282,6 +282,11 @@ class FairnessDifference(Model):
     :param value: the difference, from 0 to 1
     :param low: lower end of the confidence interval
     :param high: upper end of the confidence interval
+    :param reference: the difference in the evaluation by which the version was promoted; ``None`` if no gate measured it
+    :param reference_low: lower end of the confidence interval of ``reference``
+    :param reference_high: upper end of the confidence interval of ``reference``
+    :param compared: number of models that were compared in this evaluation. The interval of the rise from ``reference``
+        is corrected for this number
     :param limit: the largest difference that the policy allows
     :param of: the meaning of the rate that differs most, such as ``true positive rate``
     :param least: the group with the smaller rate
@@ -293,6 +298,10 @@ class FairnessDifference(Model):
     value: float
     low: float
     high: float
+    reference: float | None = None
+    reference_low: float | None = None
+    reference_high: float | None = None
+    compared: int = Field(default=1, ge=1)
     limit: float
     of: str
     least: GroupRate
@@ -302,6 +311,11 @@ class FairnessDifference(Model):
     def difference(self) -> str:
         """Return the name of the difference: ``demographic parity`` or ``equalized odds``."""
         return self.metric.replace("_", " ")
+
+    @property
+    def metric_name(self) -> str:
+        """Return the name in the metrics of a task, such as ``demographic_parity_over_sex``."""
+        return f"{self.metric}_over_{self.sensitive}"
 
     @property
     def is_significant(self) -> bool:

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.performance.findings import IntervalCoverage, Performance
+from airflow_mlops.performance.difference import difference
+from airflow_mlops.performance.findings import FairnessDifference, IntervalCoverage, Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.standards import standards
@@ -49,6 +50,15 @@ def lost_coverage(findings: Findings) -> IntervalCoverage | None:
     """Return the coverage of the prediction intervals if it is significantly lower than at training, else ``None``."""
     found = findings.interval if findings.unmeasured is None else None
     return found if found is not None and is_worse(found, findings.policy) else None
+
+
+def is_less_fair(found: FairnessDifference, policy: Policy) -> bool:
+    """Return whether a fairness metric rose since the evaluation, significantly and by more than the tolerance.
+
+    Both values are estimates. If nothing has changed, at most ``(1 - confidence) / 2`` of the windows are false alarms.
+    """
+    change = difference(found, policy.confidence)
+    return change is not None and change.low > policy.tolerance
 
 
 def is_too_old(findings: Findings) -> bool:

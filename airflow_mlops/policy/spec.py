@@ -103,7 +103,8 @@ class Policy(PerformanceThresholds):
         uses them, or once they are broken in three windows in a row; until then, the request waits. ``wait`` always
         waits until they are repaired
     :param fairness: the largest differences in treatment between groups of rows, declared as for the gate. A difference
-        is measured in each window, and the window is ``watch`` if its whole interval lies above the limit
+        is measured in each window. The window is ``watch`` if its whole interval lies above the limit, or if the
+        difference is significantly larger than in the evaluation of the version, by more than ``tolerance``
     """
 
     max_staleness: Duration | None = None
@@ -119,3 +120,12 @@ class Policy(PerformanceThresholds):
     budget: Budget | None = None
     on_broken: OnBroken = "drop"
     fairness: tuple[FairnessRule, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct_fairness(self) -> Policy:
+        names = [f"{rule.metric_name}{end}" for rule in self.fairness for end in ("", "_low", "_high", "_reference")]
+        if same := sorted({name for name in names if names.count(name) > 1}, key=len):
+            raise ValueError(
+                f"two fairness metrics of the policy would have the name {same[0]} in the metrics of the task; remove one"
+            )
+        return self

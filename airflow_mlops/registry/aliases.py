@@ -161,6 +161,12 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
     return next((entry for entry in reversed(entries) if entry.moves), None)
 
 
+def recorded_champion(entries: Sequence[Entry]) -> ModelVersionRef | None:
+    """Return the champion according to the last change that the ledger contains; ``None`` if it names none."""
+    move = last_move(entries)
+    return move.champion if move is not None else None
+
+
 def is_unfinished(client: MlflowClient, move: Entry) -> bool:
     """Return whether a change of the champion is not complete in MLflow yet.
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from airflow_mlops import __version__
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.aliases import last_move
+from airflow_mlops.registry.aliases import recorded_champion
 from airflow_mlops.registry.client import registry_errors, unless_missing
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.canary import CanaryStep
@@ -177,13 +176,9 @@ def withdraw(client: MlflowClient, ledger: Ledger, version: int, reason: str) ->
         found = last_rollout(entries)
         if found is None or not found.under_way or found.version.version != version:
             return None
-        move = last_move(entries)
-        champion = move.champion if move is not None else None
-        return Decision(
-            decision=WITHDRAWN,
-            replaced=champion,
-            champion=champion,
-            code={"airflow_mlops": __version__},
+        return Decision.keeping(
+            recorded_champion(entries),
+            WITHDRAWN,
             reason=reason,
             canary=found.step.model_copy(update={"share": 0.0}),
         )

@@ -22,7 +22,6 @@ from typing import Literal
 from urllib.parse import quote
 from uuid import uuid4
 
-from airflow_mlops import __version__
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
@@ -237,11 +236,9 @@ def by_user(ledger: Ledger, window: Window, reason: str, user: str, champion: Mo
             window=window,
             created=datetime.now(timezone.utc),
         )
-        return Decision(
-            decision="requested",
-            replaced=champion,
-            champion=champion,
-            code={"airflow_mlops": __version__},
+        return Decision.keeping(
+            champion,
+            "requested",
             provenance=Provenance(user=user, requests=[request]),
             reason=reason,
         )
@@ -277,11 +274,9 @@ def record(
         request = propose(entries)
         if request is None:
             return None
-        return Decision(
-            decision="requested",
-            replaced=champion,
-            champion=champion,
-            code={"airflow_mlops": __version__},
+        return Decision.keeping(
+            champion,
+            "requested",
             provenance=Provenance(**{**dict(provenance), "requests": [request]}),
             reason=request.reason,
         )

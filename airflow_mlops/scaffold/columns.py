@@ -35,6 +35,10 @@ _OFFSET = re.compile(r"[T ]\d{2}.*([+-]\d{2}(:?\d{2})?)\s*$")
 _NUMBER = r"^\s*[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?[.,]\d+)([eE][-+]?\d+)?\s*$"
 # In a column with at least this many different numbers, a few other texts are probably input errors.
 _ERRORS_SHARE, _ERRORS_KINDS, _NUMBERS_KINDS = 0.01, 3, 20
+# Numbers that often mean a missing value, such as -9, -999 and 9999.
+_CODE = re.compile(r"(-9+|99+)(\.0+)?")
+# Number of distinct values from which on one of them can be such a number.
+_FEWEST_BESIDE_CODE = 3
 # Number of values of a text column that are read to decide whether the column contains times or amounts.
 _TEXTS = 1_000
 
@@ -276,6 +280,26 @@ class Column:
 
         found = pc.min_max(self.values.filter(pc.is_finite(self.values))).as_py()
         return found["min"], found["max"]
+
+    @cached_property
+    def code(self) -> Any:
+        """Return the number that probably means a missing value, such as -999 among ages; ``None`` if there is none.
+
+        It consists of nines, is the smallest or the largest value, and is further from all others than these are from each
+        other.
+        """
+        import pyarrow.compute as pc
+
+        if not self.is_number:
+            return None
+        values = sorted(self.values.filter(pc.is_finite(self.values)).unique().to_pylist())
+        if len(values) < _FEWEST_BESIDE_CODE:
+            return None
+        for code, others in ((values[0], values[1:]), (values[-1], values[:-1])):
+            distance = min(abs(code - others[0]), abs(code - others[-1]))
+            if _CODE.fullmatch(f"{code:f}") and distance > others[-1] - others[0]:
+                return code
+        return None
 
     @cached_property
     def alike(self) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, listed, named
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.scaffold import schedules
@@ -96,6 +97,11 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         for name in features
         if roles.columns[name].alike
     )
+    sample.notes.extend(
+        f"Column {name!r} has the value {code:g} {where}, far from all others. If it means a missing value, read it as null, in CSV "
+        f"files with --csv \"{{'na_values': ['{code:g}']}}\", or create a view with NULLIF for a table."
+        for name, code, where in _codes(roles, features)
+    )
     if same := [name for name in (roles.time, *roles.keys, *features) if twins(roles.columns, name)]:
         sample.notes.append(
             f"The suite has no expectations for {named('column', same)}, because another name differs only by letter case, which "
@@ -111,6 +117,18 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         task=roles.task, positive=roles.positive, delay=roles.delay, every=every, timezone=given.timezone, first=first, last=last,
         window_rows=len(sample.table) // windows, confirmed=confirmed,
     )  # fmt: skip
+
+
+def _codes(roles: Roles, features: Sequence[str]) -> list[tuple[str, Any, str]]:
+    """Return the columns of numbers with a value that probably means a missing value, the value, and in how many rows."""
+    import pyarrow.compute as pc
+
+    found = [(name, roles.columns[name].code) for name in (roles.label, *features)]
+    return [
+        (name, code, f"in {counted(pc.sum(pc.equal(roles.columns[name].values, code)).as_py(), 'row')}")
+        for name, code in found
+        if code is not None
+    ]
 
 
 def _require_windows(time: str, every: Every, first: datetime, last: datetime) -> None:

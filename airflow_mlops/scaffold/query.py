@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from airflow_mlops.core.errors import SpecError
 
@@ -54,6 +55,15 @@ def of_table(table: str, conn_type: str) -> Queries:
 
 def _quoted(name: str, mark: str) -> str:
     """Quote a name unless every database accepts it unquoted. SQL keywords, such as ``order``, are quoted."""
+    return name if _PLAIN.fullmatch(name) and name not in _keywords() else mark + name.replace(mark, mark * 2) + mark
+
+
+@cache
+def _keywords() -> frozenset[str]:
+    """Return the reserved words of all databases. Each database has its own, such as ``index`` and ``rank``."""
+    from sqlalchemy.dialects.mysql.reserved_words import RESERVED_WORDS_MARIADB, RESERVED_WORDS_MYSQL
+    from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
     from sqlalchemy.sql.compiler import RESERVED_WORDS
 
-    return name if _PLAIN.fullmatch(name) and name not in RESERVED_WORDS else mark + name.replace(mark, mark * 2) + mark
+    sqlite = {*SQLiteIdentifierPreparer.reserved_words, "nothing", "returning"}
+    return frozenset({*RESERVED_WORDS, *RESERVED_WORDS_MYSQL, *RESERVED_WORDS_MARIADB, *sqlite})

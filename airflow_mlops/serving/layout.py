@@ -30,6 +30,12 @@ def online_folder(model: str, apart: Apart | None = None) -> str:
     return f"{f'online-{apart}' if apart else 'online'}/{folder_name(model)}"
 
 
+def servers_folder(model: str) -> str:
+    """Return the folder of the artifact store with the records of the servers of a model, see
+    :mod:`airflow_mlops.serving.uptime`."""
+    return f"online-servers/{folder_name(model)}"
+
+
 def spool_folder(model: str, apart: Apart | None = None) -> Path:
     """Return the default folder of the spool of a model, in the folder for temporary files."""
     kind = f"spool-{apart}" if apart else "spool"

@@ -8,6 +8,8 @@ a second thread uploads the files of the spool to the artifact store::
 and deletes them from the spool. If the store cannot be reached, the spool grows, up to a limit. If the process is
 killed, the next server uploads the files of the spool; the predictions of the last second are lost. An upload creates
 its file only if it does not exist, so no prediction is uploaded twice.
+
+For a window without requests (:mod:`airflow_mlops.serving.quiet`), a file without rows is uploaded.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +46,10 @@ from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, SHARE, online
 from airflow_mlops.serving.log_options import in_sample, with_privacy
 from airflow_mlops.serving.merge import merge
 from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.quiet import QuietWindows
 from airflow_mlops.serving.rows import Rows
 from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.uptime import State, UptimeWriter
 from airflow_mlops.serving.versions import Served
 
 if TYPE_CHECKING:
@@ -58,6 +63,8 @@ _FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 0.8, 10.0, 60.0
 _WAITING_ROWS = 20_000
 _SPOOL_BYTES = 1 << 30
 _SEGMENT_BYTES = 64 << 20
+# In the place of the UUID in the name of a file without rows, so that several servers write the same file.
+_EMPTY = "0" * 32
 
 
 class Answer(NamedTuple):
@@ -131,6 +138,11 @@ class PredictionSpool:
         #: Rows that were written to the spool, or counted as not logged.
         self.settled = 0
         self._changed = threading.Condition()
+        # The server's last state that was received after the answers in `_answers`.
+        self._state: State | None = None
+        # Only the log of the champion has windows without requests: a canary or a shadow need not exist.
+        self._uptime = UptimeWriter(store, model, folder, window) if apart is None else None
+        self._quiet = QuietWindows(store, model, self._name, window)
         self._segments: dict[tuple[int, Window], _Segment] = {}
         # Time of the first prediction in each file of the spool that this process has written, in seconds since 1970.
         self._first: dict[Path, float] = {}
@@ -166,6 +178,13 @@ class PredictionSpool:
             self._answers.append(answer)
             self._rows += answer.rows.count
 
+    def hear(self, state: State) -> None:
+        """Take the state of the server, which has sent all its answers before this state."""
+        with self._changed:
+            before = self._state
+            dropped = state.dropped or (before is not None and before.dropped)
+            self._state = replace(state, dropped=dropped)
+
     def _write(self) -> None:
         stopped = False
         while not stopped:
@@ -191,19 +210,37 @@ class PredictionSpool:
             self._closed.clear()
             stopped = self._written.is_set()
             try:
+                if stopped and self._uptime is not None:
+                    self._uptime.finish()
                 self._upload()
+                if self._uptime is not None:
+                    self._uptime.publish()
                 if stopped or time.monotonic() - merged >= _MERGE_SECONDS:
                     merged = time.monotonic()
-                    merge(self._store, self._model, self._name, apart=self._apart)
+                    self._merge()
             except (OSError, StoreError) as error:
                 log.warning("Predictions stay in the spool %s: %s", self._folder, error)
             except Exception:
                 log.exception("Predictions could not be uploaded.")
 
+    def _merge(self) -> None:
+        """Record the windows without requests, and write the datasets of all windows that have ended."""
+        now = datetime.fromtimestamp(time.time(), timezone.utc)
+        served = self._uptime.served if self._uptime is not None else None
+        if served is not None:
+            for window in self._quiet.find(now):
+                log.info("There were no requests in %s.", window.label)
+                self._store.create_exclusive(
+                    f"{online_folder(self._model)}/{window.file_name}/v{served.ref.version}-{_EMPTY}.parquet",
+                    _as_parquet([_logged([_nothing(served)], self._privacy, self._sample)]),
+                )
+        merge(self._store, self._model, self._name, now, apart=self._apart)
+
     def _flush(self) -> None:
         """Append the new answers to the segments of their version and window, and wait until they are on the disk."""
         with self._changed:
             answers, self._answers, self._rows, self._full = self._answers, [], 0, False
+            state, self._state = self._state, None
             self._changed.notify_all()
         groups: dict[tuple[int, Window], list[Answer]] = defaultdict(list)
         for answer in answers:
@@ -213,12 +250,14 @@ class PredictionSpool:
             rows = sum(answer.rows.count for answer in group)
             if full:
                 self._metrics.dropped.inc(rows)
+                self._lose(key[1])
                 log.error("The spool %s is full. %d predictions were not logged.", self._folder, rows)
                 continue
             try:
                 self._append(key, _logged(group, self._privacy, self._sample, self._apart), group[0].at)
             except Exception as error:
                 self._metrics.dropped.inc(rows)
+                self._lose(key[1])
                 log.error(
                     "%d predictions could not be written to the spool %s: %s",
                     rows, self._folder, error, exc_info=not isinstance(error, OSError),
@@ -227,6 +266,12 @@ class PredictionSpool:
                 if (torn := self._segments.pop(key, None)) is not None:
                     torn.file.close()
         self.settled += sum(answer.rows.count for answer in answers)
+        if state is not None and self._uptime is not None:
+            self._uptime.hear(state)
+
+    def _lose(self, window: Window | None) -> None:
+        if window is not None and self._uptime is not None:
+            self._uptime.lose(window)
 
     def _append(self, key: tuple[int, Window], batch: pa.RecordBatch, began: float) -> None:
         segment = self._segments.get(key)
@@ -267,6 +312,7 @@ class PredictionSpool:
                 window, _, name = path.stem.partition("_")
                 content = _parquet(file)
                 if content is None:
+                    self._lose(Window.from_file_name(window))
                     log.warning("The file %s of the spool has no complete predictions. It is deleted.", path)
                 else:
                     target = online_folder(self._model, self._apart)
@@ -379,7 +425,6 @@ def _parquet(file: BinaryIO) -> bytes | None:
     batches: list[pa.RecordBatch] = []
     try:
         reader = pa.ipc.open_stream(file)
-        schema: Any = reader.schema
         while True:
             batches.append(reader.read_next_batch())
     except StopIteration:
@@ -389,6 +434,20 @@ def _parquet(file: BinaryIO) -> bytes | None:
             return None
     if not sum(batch.num_rows for batch in batches):
         return None
+    return _as_parquet(batches)
+
+
+def _as_parquet(batches: Sequence[pa.RecordBatch]) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_batches(batches, schema), sink, compression="zstd")
+    pq.write_table(pa.Table.from_batches(batches), sink, compression="zstd")
     return bytes(sink.getvalue())
+
+
+def _nothing(served: Served) -> Answer:
+    """Return an answer without rows, from which a file with the columns of the version is made."""
+    from airflow_mlops.metrics.predictions import Predictions
+
+    rows = Rows(0, {feature.name: [] for feature in served.columns.features}, {})
+    contract = served.model.contract
+    prediction = np.array([], np.asarray(contract.classes).dtype if contract.classes else np.float64)
+    return Answer(served, rows, Predictions(prediction, np.array([], np.float64), None), "", 0.0, 0.0)

@@ -6,6 +6,9 @@ merge files at the same time: if a server has missed a file, the next merge repl
 
 If the servers of a window hashed or dropped different columns, the dataset hashes or drops all of these columns
 (:func:`strictest`).
+
+If ScoreOperator has written predictions of the same window and version, both datasets are kept. Selecting the window is
+then an error.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import Apart
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
-from airflow_mlops.data.datasets.catalog import read_manifest
+from airflow_mlops.data.datasets.catalog import is_divided, read_manifest
 from airflow_mlops.data.datasets.pointers import slot_id
 from airflow_mlops.data.predictions import log as prediction_log
 from airflow_mlops.data.store import ArtifactStore
@@ -66,15 +69,14 @@ def merge(
     for (window, version), keys in sorted(groups.items(), key=lambda item: (item[0][0].start, item[0][1])):
         files = sorted(key.rsplit("/", 1)[1] for key in keys)
         slot = prediction_log.slot(ModelVersionRef(model=model, version=version, run_id=""), window, [], None)
-        current = slot_id(store, name, slot)
-        manifest = read_manifest(store, name, current) if current is not None else None
-        merged = (manifest.source or {}).get("online", []) if manifest is not None else []
-        if manifest is not None and not merged:
-            log.warning(
-                "The online predictions of v%d in %s are not merged, because ScoreOperator has scored the same window.",
-                version, window.label,
-            )  # fmt: skip
-        elif manifest is None or not set(files) <= set(merged):
+        manifest = _current(store, name, slot)
+        if manifest is not None and not is_divided(manifest):
+            # With a slot of its own, the dataset replaces nothing. A task that selects the window then fails.
+            slot = f"{slot}-online"
+            manifest = _current(store, name, slot)
+            log.warning("In %s, both servers and ScoreOperator have written predictions of v%d.", window.label, version)
+        merged = (manifest.source or {})["online"] if manifest is not None else []
+        if manifest is None or not set(files) <= set(merged):
             new = sorted(key for key in keys if key.rsplit("/", 1)[1] not in merged)
             before = Dataset(store, manifest) if manifest is not None and manifest.purged is None else None
             try:
@@ -90,6 +92,11 @@ def merge(
 
         index.update(store, model, "scoring", name)
     return written
+
+
+def _current(store: ArtifactStore, name: str, slot: str) -> Manifest | None:
+    current = slot_id(store, name, slot)
+    return read_manifest(store, name, current) if current is not None else None
 
 
 def _write(

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,13 +25,16 @@ from airflow_mlops.data.columns import Apart
 from airflow_mlops.serving.log import Answer, prepare
 from airflow_mlops.serving.log_options import in_sample
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.processes.write import Packed, message, packed
+from airflow_mlops.serving.processes.write import Packed, message, packed, state_message
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.uptime import State
+from airflow_mlops.serving.versions import Served, Versions
 
 log = logging.getLogger(__name__)
 
 _SEND_SECONDS = 0.1
+# Seconds between two messages with the state of the server.
+_STATE_SECONDS = 5.0
 _BUFFER_BYTES = 32 << 20
 # Answers with more rows are encoded in a thread.
 _ROWS_HERE = 256
@@ -79,12 +83,13 @@ class Writing:
 
     :param spec: settings of the server
     :param metrics: the metrics of the server
+    :param versions: the loaded versions. With the first one, the server is ready to answer
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
     :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
     """
 
-    def __init__(self, spec: ServeSpec, metrics: Metrics) -> None:
-        self._spec, self._metrics = spec, metrics
+    def __init__(self, spec: ServeSpec, metrics: Metrics, versions: Versions) -> None:
+        self._spec, self._metrics, self._versions = spec, metrics, versions
         prepare(spec)
         self._batch = _Batch()
         # Answers that are not encoded yet, and the number of their rows.
@@ -96,6 +101,9 @@ class Writing:
         self._pipe: asyncio.WriteTransport | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
+        # When to send the next state, by the monotonic clock, and whether predictions were dropped since the last one.
+        self._next_state, self._has_dropped = 0.0, False
+        self._telling: asyncio.Task[None] | None = None
         # Counts of rows, for the running process: rows sent to it; rows that it has written or counted as not logged;
         # rows that it has counted as not logged.
         self._sent, self._settled, self._dropped = 0, 0, 0.0
@@ -104,10 +112,13 @@ class Writing:
         """Start the process that writes the log."""
         self._process = await self._open()
         self._task = asyncio.create_task(self._run(self._process))
+        self._telling = asyncio.create_task(self._keep_telling())
 
     async def stop(self) -> None:
         """Send the waiting answers, and end the process after it has written and uploaded its log."""
         self._stopped.set()
+        if self._telling is not None:
+            self._telling.cancel()
         try:
             await asyncio.wait_for(self._end(), _STOP_SECONDS)
         except asyncio.TimeoutError:
@@ -131,7 +142,7 @@ class Writing:
             return
         rows = answer.rows.count
         if self._batch.size > _BUFFER_BYTES:
-            self._metrics.dropped.inc(rows)
+            self._drop(rows)
             return
         if rows > _ROWS_HERE:
             loop = asyncio.get_running_loop()
@@ -154,10 +165,30 @@ class Writing:
     def _encode(self, answer: Answer, found: Packed | Exception) -> None:
         rows = answer.rows.count
         if isinstance(found, Exception):
-            self._metrics.dropped.inc(rows)
+            self._drop(rows)
             log.error("%d predictions of a request were not logged: %s", rows, found)
         else:
             self._batch.add(answer.served, found, rows)
+
+    def _drop(self, rows: int) -> None:
+        self._metrics.dropped.inc(rows)
+        self._has_dropped = True
+
+    async def _keep_telling(self) -> None:
+        """Send the state of the server, also if there are no answers to send."""
+        while True:
+            if self._timer is None:
+                self._send()
+            await asyncio.sleep(_STATE_SECONDS)
+
+    def _state(self, *, ended: bool = False) -> bytes:
+        """Return a message with the state of the server; empty if no version is loaded yet."""
+        served = self._versions.champion
+        if served is None:
+            return b""
+        self._next_state = time.monotonic() + _STATE_SECONDS
+        dropped, self._has_dropped = self._has_dropped, False
+        return state_message(State(served, time.time(), dropped, ended))
 
     def _send_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_SEND_SECONDS, self._send)
@@ -166,15 +197,19 @@ class Writing:
         self._timer = None
         self._encode_group()
         batch, pipe = self._batch, self._pipe
-        if not batch.answers:
+        is_due = time.monotonic() >= self._next_state
+        if not batch.answers and not is_due:
             return
         if self._process is None or pipe is None or pipe.is_closing() or pipe.get_write_buffer_size():
             if not self._stopped.is_set():
                 self._send_later()
             return
-        self._batch = _Batch()
-        self._sent += batch.rows
-        pipe.write(message([served for _, served in batch.versions.values()], batch.answers))
+        if batch.answers:
+            self._batch = _Batch()
+            self._sent += batch.rows
+            pipe.write(message([served for _, served in batch.versions.values()], batch.answers))
+        if is_due and (state := self._state()):
+            pipe.write(state)
 
     async def _end(self) -> None:
         # If the process has ended, `stop` counts these answers as not logged.
@@ -184,6 +219,8 @@ class Writing:
             await asyncio.sleep(_SEND_SECONDS / 10)
         if (process := self._process) is not None:
             if self._pipe is not None:
+                if not self._pipe.is_closing() and (state := self._state(ended=True)):
+                    self._pipe.write(state)
                 self._pipe.close()
             await process.wait()
 
@@ -206,7 +243,7 @@ class Writing:
             pipe, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, opened)
             unused.pop_all()
         pipe.write(json.dumps(self._spec.for_processes()).encode() + b"\n")
-        self._pipe = pipe
+        self._pipe, self._next_state = pipe, 0.0
         return process
 
     async def _run(self, process: Process) -> None:
@@ -222,7 +259,7 @@ class Writing:
             lost = self._sent - self._settled
             self._sent, self._settled, self._dropped = 0, 0, 0.0
             if code or lost or not self._stopped.is_set():
-                self._metrics.dropped.inc(lost)
+                self._drop(lost)
                 log.error(
                     "The process that writes the log ended (exit status %d). At most %d predictions are lost.",
                     code,

@@ -12,6 +12,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.core.secrets import mask
 from airflow_mlops.core.termination import error_in
+from airflow_mlops.core.usage import Usage
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.executors import Executors
@@ -69,6 +70,15 @@ class StepContext:
         """Record the number of rows that the step has processed, for its usage."""
         if self.meter is not None:
             self.meter.rows = rows
+
+    def processed_in_shards(self, others: Iterable[Usage], rows: int) -> None:
+        """Record what the other shards of the step used, for the usage in MLflow.
+
+        :param others: the resources that each other shard used
+        :param rows: number of rows that all shards together have processed
+        """
+        if self.meter is not None:
+            self.meter.add_shards(others, rows)
 
     def spread(
         self, function: str, arguments: Mapping[str, Any], parts: Sequence[Any], conn_ids: Iterable[str] = ()

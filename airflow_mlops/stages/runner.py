@@ -109,6 +109,6 @@ def _run(
     log.info("%s", usage.sentence())
     # The usage of a cached step must not replace the recorded usage of the training.
     if is_computed:
-        record(usage, call.step, result, spec, connection)
+        record(meter.usage_of_shards(), call.step, result, spec, connection)
     answer = result.model_copy(update={"usage": usage}).model_dump(mode="json")
     return answer, cached if is_computed else None

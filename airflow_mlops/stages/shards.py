@@ -1,4 +1,4 @@
-"""The shards of a step: mapped tasks that process the rows of the same datasets, and write one dataset together.
+"""The shards of a step: mapped tasks that process the rows of the same datasets, and have one result together.
 
 The shards share these objects in the artifact store::
 
@@ -212,7 +212,7 @@ def join(spec: ShardedSpec, context: StepContext, kind: type[P], step: str) -> R
     ):
         raise SpecError(
             f"All other shards of task {context.provenance.task_id!r} have succeeded, but with other parameters or other "
-            "datasets than this shard, so the dataset would never be complete. Clear all shards of the task."
+            "datasets than this shard, so the result would never be complete. Clear all shards of the task."
         )
     return found
 

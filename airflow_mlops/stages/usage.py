@@ -36,6 +36,8 @@ class Meter:
         self._read, self._written = store.traffic.read, store.traffic.written
         # What executors used: CPU seconds, peak memory in MB, and bytes read and written.
         self._elsewhere = {"cpu_seconds": 0.0, "peak_memory_mb": 0.0, "read_bytes": 0, "written_bytes": 0}
+        self._shards: list[Usage] = []
+        self._rows_of_shards: int | None = None
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         # This resets the kernel's record of the peak memory (VmHWM). Without permission, the record covers the whole
         # life of the process.
@@ -53,6 +55,25 @@ class Meter:
             for name, value in self._elsewhere.items():
                 used = answer[name]
                 self._elsewhere[name] = max(value, used) if name == "peak_memory_mb" else value + used
+
+    def add_shards(self, others: Iterable[Usage], rows: int) -> None:
+        """Add what the other shards of the step used, for :meth:`usage_of_shards`.
+
+        :param others: the resources that each other shard used
+        :param rows: number of rows that all shards together have processed
+        """
+        self._shards += others
+        self._rows_of_shards = rows
+
+    def usage_of_shards(self) -> Usage:
+        """Return the resources that all shards of the step have used; without shards, those of the step.
+
+        Times and bytes are summed over the shards. The peak memory is the largest of all shards.
+        """
+        own = self.usage()
+        if self._rows_of_shards is None:
+            return own
+        return Usage.total([own, *self._shards]).model_copy(update={"rows": self._rows_of_shards})
 
     def usage(self) -> Usage:
         """Return the resources that the step has used so far, on this machine and on executors."""

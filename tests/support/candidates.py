@@ -98,6 +98,7 @@ def register(
     features: Sequence[str] = FEATURES,
     threshold: float = 0.5,
     positive: Any = True,
+    sample_weight: str | None = None,
 ) -> ModelVersionRef:
     """Register a linear version of ``model``. The weights (2, 0) are the true ones, and (0, 0) is a constant model."""
     classes: list[Any] = {"binary": [False, True], "multiclass": ["early", "late", "on time"], "regression": []}[task]
@@ -110,6 +111,7 @@ def register(
         threshold=threshold,
         dataset_name=dataset.name,
         dataset_id=dataset.id,
+        sample_weight=sample_weight,
     )
     (folder / "mlops").mkdir(parents=True, exist_ok=True)
     (folder / "mlops" / "contract.json").write_text(contract.model_dump_json())

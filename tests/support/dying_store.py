@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from airflow_mlops.data.store import ArtifactStore
-
-
-class Killed(BaseException):
-    """Raised instead of killing the process. It is not an ``Exception``, so no error handler catches it."""
+from tests.support.killing import Killed
 
 
 class DyingStore(ArtifactStore):

@@ -51,8 +51,9 @@ def score(
         )
 
 
-def publish_drift(store: ArtifactStore, month: str, effect: float) -> str:
+def publish_drift(store: ArtifactStore, month: str, effect: float, *others: Drift) -> str:
     key = reports.publish(store, month)
     feature = Drift(column="wind", kind="numeric", effect=effect, drifted=True, importance=0.5)
-    store.write_json(key, {**store.read_json(key), "features": [feature.model_dump(mode="json")]})
+    features = [item.model_dump(mode="json") for item in (feature, *others)]
+    store.write_json(key, {**store.read_json(key), "features": features})
     return key

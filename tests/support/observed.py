@@ -42,6 +42,7 @@ def monitor_result(decision: str = "healthy", **metrics: float) -> dict[str, Any
     }
     delays = {"label_delay_median": 1.0, "label_delay_p90": 2.5, "label_delay_p99": 7.0}
     others = {**performance(metric="bias", value=0.02), **performance(metric="positive_rate", value=0.3)}
+    others |= performance(metric="demographic_parity_over_sex", value=0.2)
     result = MonitorResult(
         decision=decision, reason="", model="delays", window="2013-04", champion=version(4), scored_by=version(),
         metrics={**counted, **delays, **performance(), **performance("estimated_"), **others, **metrics}, metric="roc_auc",

@@ -20,6 +20,7 @@ from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.score import step as score
 from tests.support.candidates import linear
 from tests.support.deployed import FEATURES, WEIGHTS, flights, scoring_set, write
+from tests.support.killing import Killed
 
 _CONTRACT = ModelContract(
     task="binary",
@@ -82,10 +83,6 @@ def join_delays(store: ArtifactStore, predictions: Any, data: pa.Table) -> Datas
     outcomes = join_labels.run(spec, StepContext(store)).dataset
     assert outcomes is not None
     return outcomes
-
-
-class Killed(BaseException):
-    """Raised instead of killing the process."""
 
 
 class DyingStore(ArtifactStore):

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, SpecError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets.manifest import Manifest, manifest_key, manifests_folder, parse_manifest
@@ -25,6 +25,7 @@ from airflow_mlops.data.datasets.pointers import (
     windows_of,
 )
 from airflow_mlops.data.datasets.reader import Dataset
+from airflow_mlops.data.datasets.subsets import within_window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 
@@ -71,6 +72,7 @@ def find_datasets(
     :param default_time_column: column with the time of each row, for datasets that record no time column
     :raises DatasetNotFoundError: there is no such dataset
     :raises SchemaError: only a part of a dataset must be read, and its time column is not known
+    :raises SpecError: a window of online predictions overlaps another window, or ScoreOperator has scored it
     """
     found = _with_parts(store, name, _visible(store, name, within))
     if within is None:
@@ -80,8 +82,8 @@ def find_datasets(
     return [
         dataset
         if window == dataset.window
-        else dataset.within(
-            window, time_column or dataset.time_column or default_time_column or _unknown(dataset, window)
+        else within_window(
+            dataset, window, time_column or dataset.time_column or default_time_column or _unknown(dataset, window)
         )
         for dataset, window in found
     ]
@@ -160,9 +162,9 @@ def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tup
         windows = [(pointer, window) for pointer, window in windows if window.overlaps(within)]
     manifests: dict[str, Manifest] = {}
     if overlapping := _overlap([window for _, window in windows]):
-        if any(pointer.written is None for pointer, _ in windows):
-            # Older versions of this package did not record when a pointer was written.
-            manifests = manifests_by_id(store, name, [pointer.id for pointer, _ in windows])
+        manifests = manifests_by_id(store, name, [pointer.id for pointer, _ in windows])
+        _check_undivided(name, [(window, manifests[pointer.id]) for pointer, window in windows], within)
+        # Older versions of this package did not record when a pointer was written.
         windows.sort(key=lambda item: item[0].written or manifests[item[0].id].created, reverse=True)
     parts: list[tuple[Pointer, Window]] = []
     newer: list[Window] = []
@@ -174,6 +176,31 @@ def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tup
     opened = {pointer.key: Dataset(store, manifests[pointer.id]) for pointer, _ in parts}
     found = [(opened[pointer.key], part) for pointer, part in parts]
     return sorted(found, key=lambda item: (item[1].start, item[1].end))
+
+
+def _check_undivided(name: str, found: list[tuple[Window, Manifest]], within: Window | None) -> None:
+    """Check that no window of online predictions overlaps another window.
+
+    Otherwise, the newer dataset would hide predictions that it does not have.
+
+    :param within: time window that is read; overlaps outside it do not matter
+    """
+    for window, manifest in found:
+        for other, _ in found if is_divided(manifest) else ():
+            both = window != other and window.overlaps(other) and window.clip(other)
+            if both and (within is None or both.overlaps(within)):
+                raise _hidden(name, window, other)
+
+
+def _hidden(name: str, window: Window, other: Window) -> SpecError:
+    keep = "Withdraw one of the two windows"
+    if window == other:
+        keep = "Name one of the two datasets by its id, or withdraw the window and score it again: withdraw it"
+    return SpecError(
+        f"Dataset {name!r} has predictions that servers logged for {window.label}, and other predictions for {other.label}. "
+        f"A task would read only one of the two. {keep} with `airflow mlops datasets {name} --withdraw`, and "
+        "give the predictions of servers another name with `--predictions`."
+    )
 
 
 def _overlap(windows: list[Window]) -> bool:
@@ -192,6 +219,8 @@ def _with_parts(store: ArtifactStore, name: str, found: list[tuple[Dataset, Wind
     reach = Window(start=min(window.start for window in divided), end=max(window.end for window in divided))
     parts: dict[Window, list[Dataset]] = {}
     for manifest in in_slots(store, name, reach).values():
+        if not is_divided(manifest) and manifest.window in divided:
+            raise _hidden(name, manifest.window, manifest.window)
         if is_divided(manifest) and manifest.window is not None:
             parts.setdefault(manifest.window, []).append(Dataset(store, manifest))
     complete = []

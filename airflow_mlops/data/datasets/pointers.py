@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_mlops.core.errors import DatasetCorruptError
@@ -138,7 +138,26 @@ def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
     keys = snapshot_keys(store, manifest.name)
     newest = read(store, keys[-1]) if keys else None
     if newest is None or newest.id != manifest.id:
-        _write_snapshot(store, manifest, _now())
+        written = _now()
+        if keys:
+            # The clock of the worker that wrote the newest snapshot may have been ahead.
+            written = max(written, snapshot_time(keys[-1]) + timedelta(microseconds=1))
+        _write_snapshot(store, manifest, written)
+
+
+def was_current_after(store: ArtifactStore, manifest: Manifest, other: str) -> bool:
+    """Return whether another dataset of the same name and window became the current one after a dataset.
+
+    :param manifest: manifest of the dataset
+    :param other: id of the other dataset
+    """
+    if other == manifest.id:
+        return False
+    if manifest.window is not None:
+        current = read(store, windows_of(store, manifest.name).key(manifest.window.key, manifest.window))
+        return current is not None and current.id == other
+    newest_first = (_stem(key).partition("-")[2] for key in reversed(snapshot_keys(store, manifest.name)))
+    return next((found for found in newest_first if found in (other[:12], manifest.id[:12])), None) == other[:12]
 
 
 def index_snapshots(store: ArtifactStore, name: str) -> None:

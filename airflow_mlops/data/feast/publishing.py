@@ -16,6 +16,7 @@ from airflow_mlops.core.moments import parse
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.datasets.pointers import was_current_after
 from airflow_mlops.data.feast.request import arrow_type
 from airflow_mlops.data.moments import UTC, as_utc
 from airflow_mlops.data.store import ArtifactStore
@@ -115,6 +116,20 @@ class SourceFolder:
         # The new file is written last. If the task fails earlier, its retry publishes this window again.
         self._retype_others(key, schema)
         return self._write(key, dataset, schema, valid_from)
+
+    def newest(self, dataset: Dataset, valid_from: datetime | None) -> Dataset:
+        """Return the dataset to publish: the published one of the same window, if it became current after ``dataset``.
+
+        The task of an earlier run that a user cleared has the dataset of its own run, which is no longer current.
+
+        :param dataset: the dataset of the task
+        :param valid_from: as in :meth:`publish`
+        """
+        footer = self._footer(_file_name(dataset, valid_from))
+        name, other, *_ = ((footer.metadata or {}) if footer else {}).get(_ORIGIN, b":").decode().split(":", 2)
+        if name != dataset.manifest.name or not was_current_after(self.datasets, dataset.manifest, other):
+            return dataset
+        return open_dataset(self.datasets, DatasetRef(name=name, id=other, rows=0))
 
     def replaced_by(self, datasets: Sequence[Dataset]) -> list[str]:
         """Return the files of other windows that ``datasets`` replace.

@@ -26,7 +26,8 @@ from airflow_mlops.core.fingerprints import canonical_json, fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import predictions_name
-from airflow_mlops.data.datasets import Dataset, Manifest, in_slots, read_manifests
+from airflow_mlops.data.datasets import Dataset, Manifest, current_datasets, in_slots, read_manifests
+from airflow_mlops.data.datasets.catalog import is_divided
 from airflow_mlops.data.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -191,6 +192,22 @@ def slot(version: ModelVersionRef, window: Window | None, datasets: Sequence[Dat
     """
     subject = window.key if window else f"rows-{fingerprint([[item.manifest.id for item in datasets], part])[:16]}"
     return f"{subject}-{version.model}-v{version.version}"
+
+
+def require_unserved(store: ArtifactStore, name: str, window: Window) -> None:
+    """Check that no server has logged predictions in a window, so that predictions of a batch do not hide them.
+
+    :param store: the artifact store
+    :param name: name of the dataset of predictions
+    :param window: window that is scored
+    :raises SpecError: there are predictions of servers in the window
+    """
+    found = [item.window for item in current_datasets(store, name, window) if is_divided(item.manifest) and item.window]
+    if found:
+        raise SpecError(
+            f"Dataset {name!r} has predictions that servers logged for {found[0].label}, which scoring {window.label} would "
+            "hide. Set another `name` for the predictions of this task."
+        )
 
 
 def claim(

@@ -13,14 +13,17 @@ _VERSION = "model_version"
 
 
 def rows_by_version(dataset: Dataset) -> Counter[int]:
-    """Return the number of predictions by each model version in a dataset; empty if the versions are unknown."""
+    """Return the number of predictions by each model version in a dataset; empty if the versions are unknown.
+
+    Versions without predictions are left out, such as the version of a window in which a server got no requests.
+    """
     manifest = dataset.manifest
     versions = manifest.details.get("model_versions")
     if versions and dataset.window == manifest.window:
-        return Counter({int(number): rows for number, rows in versions.items()})
+        return Counter({int(number): rows for number, rows in versions.items() if rows})
     if _VERSION not in manifest.column_names or not (versions or "labelled" in manifest.details):
         known = manifest.details.get(_VERSION)
-        return Counter() if known is None else Counter({int(known): dataset.rows})
+        return Counter() if known is None or not dataset.rows else Counter({int(known): dataset.rows})
     # The rows are counted if only a part of a dataset is checked, or if the manifest of labelled predictions was
     # written before manifests had `model_versions`.
     counts: Counter[int] = Counter()

@@ -273,7 +273,6 @@ def two_classes(outcomes: Outcomes) -> int:
     """
     positives = int(outcomes.truth.sum())
     if not positives or positives == outcomes.rows:
-        raise UnmeasurableError(
-            f"all {outcomes.rows:,} labels are of the {'positive' if positives else 'negative'} class"
-        )
+        labels = "the only label is" if outcomes.rows == 1 else f"all {outcomes.rows:,} labels are"
+        raise UnmeasurableError(f"{labels} of the {'positive' if positives else 'negative'} class")
     return positives

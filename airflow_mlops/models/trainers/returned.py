@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import tempfile
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ from airflow_mlops.models.trainers.spec import TrainerSpec
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
+
+# The packages with which Keras exports a model of another backend than PyTorch, by backend.
+_EXPORTERS = {"jax": "jax2onnx", "tensorflow": "tf2onnx"}
 
 
 def fitted(
@@ -102,6 +106,8 @@ def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], so
 
     The result predicts with the Keras model, so that the export can be compared with it later.
     """
+    backend = sys.modules["keras"].backend.backend()
+    _require_exporter(backend, name)
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
         file = Path(folder) / "model.onnx"
         try:
@@ -115,13 +121,55 @@ def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], so
                 "`model.export(..., format='onnx')` supports, and one input of shape (features,)."
             ) from error
 
-    packages = ["keras", sys.modules["keras"].backend.backend()]
+    _require_inputs(content, model, name)
+    packages = ["keras", backend]
 
     def answer(frame: pd.DataFrame) -> NDArray[Any]:
         found: NDArray[Any] = model.predict(frame.to_numpy("float32"), verbose=0)
         return found
 
     return OnnxFileModel(content, data, name=name, params=params, sources=sources, packages=packages, answer=answer)
+
+
+def _require_exporter(backend: str, name: str) -> None:
+    """Check that Keras can export models of its backend.
+
+    :raises ModelFormatError: the backend has no export to ONNX, or the package for it is not installed
+    """
+    if backend == "torch":
+        return
+    package = _EXPORTERS.get(backend)
+    if package is not None and find_spec(package) is not None:
+        return
+    lacks, remedy = "has no export to ONNX", "Set"
+    if package is not None:
+        lacks = f"Keras exports to ONNX by {package}, which is not installed"
+        remedy = f"Install {package} where the step runs, or set"
+    raise ModelFormatError(
+        f"{name} is a Keras model on the backend {backend!r}, which {lacks}. {remedy} the environment variable "
+        "KERAS_BACKEND=torch there."
+    )
+
+
+def _require_inputs(content: bytes, model: Any, name: str) -> None:
+    """Check that an export has no other inputs than the Keras model.
+
+    On TensorFlow, Keras exports tensors that are not variables of a layer, such as the mean of a ``Normalization``, as
+    inputs.
+
+    :raises ModelFormatError: the export has more inputs
+    """
+    import onnx
+
+    graph = onnx.load_from_string(content).graph
+    constants = {item.name for item in graph.initializer}
+    inputs = [item.name for item in graph.input if item.name not in constants]
+    if len(inputs) > len(model.inputs):
+        raise ModelFormatError(
+            f"Keras exports {name} to ONNX with the inputs {', '.join(map(repr, inputs))}, although the model has {len(model.inputs)}: it "
+            "exports values of a layer that are not its weights, such as those of Normalization, as inputs. Use "
+            "BatchNormalization, or set the environment variable KERAS_BACKEND=torch."
+        )
 
 
 def _network(

@@ -10,7 +10,7 @@ from airflow.configuration import conf
 from fastapi import APIRouter, Depends, HTTPException
 from pydantic import Field, StringConstraints
 
-from airflow_mlops import __version__, server
+from airflow_mlops import server
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import MLOpsError, RegistryError
@@ -22,7 +22,7 @@ from airflow_mlops.overview.rollbacks import RollbackPreview
 from airflow_mlops.plugin.api.access import Access, AccessDep, same_origin
 from airflow_mlops.plugin.api.common import SEEN, ModelDep, ModelName, StoreDep
 from airflow_mlops.registry import requests
-from airflow_mlops.registry.aliases import last_move
+from airflow_mlops.registry.aliases import last_move, recorded_champion
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.entry import Decision, Entry
 
@@ -196,13 +196,9 @@ def _acknowledged(store: ArtifactStore, name: str, window: Window, note: str, us
         if earlier and (earlier[-1].reason, earlier[-1].provenance.user) == (reason, user):
             again.append(earlier[-1])
             return None
-        move = last_move(entries)
-        champion = move.champion if move is not None else None
-        return Decision(
-            decision="acknowledged",
-            replaced=champion,
-            champion=champion,
-            code={"airflow_mlops": __version__},
+        return Decision.keeping(
+            recorded_champion(entries),
+            "acknowledged",
             provenance=Provenance(user=user),
             reason=reason,
             window=window,

@@ -26,8 +26,14 @@ def deciding_comparison(findings: Findings) -> Comparison | None:
 
 
 def gain_of(comparison: Comparison, gain: Gain) -> str:
-    """Return a clause about a better challenger, such as ``Retraining would raise ROC AUC from 0.598 to 0.640``."""
+    """Return a clause about a better challenger, such as ``Retraining would raise ROC AUC from 0.598 to 0.640``.
+
+    The loss decides, as a mean of windows, so the metric of this window need not be better. The clause is then about the loss.
+    """
     better = find_metric(comparison.metric).higher_is_better
+    if (gain.value <= comparison.value) if better else (gain.value >= comparison.value):
+        over = f" of {gain.windows} windows" if gain.windows > 1 else ""
+        return f"Retraining would reduce the mean loss{over} by {share(gain.share)}"
     values = f"from {number(comparison.value)} to {number(gain.value)}"
     return f"Retraining would {'raise' if better else 'lower'} {metric_name(comparison.metric)} {values}"
 

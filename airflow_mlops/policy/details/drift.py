@@ -128,7 +128,10 @@ def _drifted_part(part: Drift | None, noun: str) -> list[Observation]:
     if part is None or not part.drifted:
         return []
     headline = f"{noun} drifted{against([part])} (effect {effect(part.effect)})"
-    return [Observation(headline, [f"{headline}: {part.remark}." if part.remark else f"{headline}."])]
+    remark = part.remark
+    if not remark and part.test == "missing":
+        remark = f"{part.missing:.1%} of the values are missing, and {part.missing_reference:.1%} in the reference"
+    return [Observation(headline, [f"{headline}: {remark}." if remark else f"{headline}."])]
 
 
 def _explained(found: Observation, findings: Findings) -> Observation:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from airflow_mlops import __version__
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
@@ -94,6 +95,22 @@ class Decision(Model):
     canary: CanaryStep | None = None
     received: Received | None = None
     outside: OutsideMove | None = None
+
+    @classmethod
+    def keeping(cls, champion: ModelVersionRef | None, decision: Kind | str, *, reason: str, **fields: Any) -> Decision:
+        """Return a decision of this version of ``airflow_mlops`` that does not change the champion.
+
+        :param champion: the champion; ``None`` if the model has no champion
+        :param fields: further fields of the decision
+        """
+        return Decision(
+            decision=decision,
+            replaced=champion,
+            champion=champion,
+            code={"airflow_mlops": __version__},
+            reason=reason,
+            **fields,
+        )
 
     @property
     def moves(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -10,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime
+from airflow_mlops.registry.records.fairness import FairnessRates
 
 
 def _finite(value: Any) -> Any:
@@ -62,6 +64,8 @@ class GateResult(Model):
     :param detectable: the smallest true improvement that passes the gate with a probability of 80% on this number of
         rows
     :param slices: the result on each slice
+    :param fairness: the rates of the groups, with which monitoring compares a window; only of the gate ``fairness``, and
+        ``None`` in verdicts of earlier releases
     """
 
     gate: str
@@ -76,6 +80,7 @@ class GateResult(Model):
     rows: int | None = None
     detectable: FiniteOrNone = None
     slices: list[SliceResult] = Field(default_factory=list)
+    fairness: FairnessRates | None = None
 
 
 class WindowValue(Model):
@@ -253,8 +258,31 @@ class Verdict(Model):
 def _as_verdict(value: Any) -> Any:
     # The result of an EvaluateOperator contains the verdict.
     if isinstance(value, dict) and "verdict" in value:
+        if value["verdict"] is None:
+            raise ValueError(
+                "This is the result of one shard of an evaluation, and another shard has the verdict. Pass on the results of all "
+                "shards, for example with verdict=evaluate.output."
+            )
         return value["verdict"]
+    if isinstance(value, (list, tuple)):
+        return _one_verdict(value)
     return value
+
+
+def _one_verdict(results: Sequence[Any]) -> Any:
+    """Return the verdict among the results of a mapped task, such as the shards of one evaluation."""
+    # An instance of a mapped task that was skipped has no result.
+    given = [item for item in results if item is not None]
+    found = [item for item in given if not (isinstance(item, dict) and item.get("verdict", item) is None)]
+    if len(found) == 1:
+        return _as_verdict(found[0])
+    raise ValueError(
+        f"This step takes one verdict, but {len(found)} are given. Evaluate all candidates in one task, or map the task over the "
+        "verdicts with .expand(verdict=...)."
+        if found
+        else "No verdict is given, because the evaluation was skipped or is not complete. Skip this task too, for example with "
+        "its trigger_rule."
+    )
 
 
 VerdictInput = Annotated[Verdict, BeforeValidator(_as_verdict)]

@@ -39,7 +39,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | RawIOBase | None = None) 
     """
     store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
     access = AccessLog(access_log, metrics)
-    writing = Writing(spec, metrics) if spec.log else None
+    writing = Writing(spec, metrics, versions) if spec.log else None
     features = OnlineFeatures(spec.feast_repo) if spec.feast_repo else None
     following = Following(spec, store, versions, features=features)
     shadowing = Shadowing(spec, metrics) if spec.shadow else None

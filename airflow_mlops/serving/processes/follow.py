@@ -63,70 +63,115 @@ def main() -> None:
         hide("pandas", "pyspark", "IPython")
     # MLflow's client also imports these modules, which takes 11 MB.
     postpone("mlflow.genai", "mlflow.gateway")
-    withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    # The last counts that are not written yet. Later counts include earlier ones.
-    counted: deque[ServerCounts] = deque(maxlen=1)
-    threading.Thread(target=_listen, args=(withdrawn, counted), daemon=True).start()
-    store, failures = ArtifactStore(spec.store), Failures(*given["failures"])
-    target = sys.argv[1] if len(sys.argv) > 1 else str(spec.version or models.CHAMPION)
-    client: Any = None
-    current: dict[str, Any] = {}
-    # The share of the canary according to its tag in MLflow.
-    tag: str | None = None
-    said = ""
-    report: dict[str, Any] | None = None
-    changed, rests = time.monotonic(), target != spec.canary
-    while True:
-        pause, trying = spec.poll_seconds, None
-        try:
-            client = client or connect(spec.mlflow, from_environment)
-            if report is None and not withdrawn.empty():
-                report = withdrawn.get()
-            if report is not None:
-                _withdraw(client, store, spec.model, report)
-                report = None
-            if counted:
-                canary_counts.write(store, spec.model, counted.pop())
-            ref, tags = models.find_tagged(client, spec.model, target)
-            found = tags.get(canaries.SHARE_TAG)
-            if ref is None:
-                if target != models.CHAMPION and (current or not said):
-                    # The server may still have a version that an earlier process has reported.
-                    current = {}
-                    _say(removed=True)
-                if (problem := absent(spec.model, target)) != said:
-                    said, changed = problem, time.monotonic()
-                    _say(error=said)
-            elif ref.version == current.get("version"):
-                if said or found != tag:
-                    # The alias points to the loaded version again, or the share of the canary has changed.
-                    share = _share(store, ref, spec, target, found)
-                    said, tag, current["share"] = "", found, share
-                    _say(**current)
-            elif failures.due(ref.version):
-                trying = ref.version
-                folder = _load(client, store, ref, spec, target, other=len(sys.argv) > 1)
-                share = _share(store, ref, spec, target, found)
-                current = {"version": ref.version, "run_id": ref.run_id, "folder": str(folder), "share": share}
-                said, tag, changed = "", found, time.monotonic()
-                _say(**current)
-            if rests and time.monotonic() - changed >= _REST_SECONDS:
-                # If the target is the number of a version, no look-ups are needed, because the version never changes.
-                rests = target.isdecimal() or light.sufficient(from_environment(spec.mlflow.conn_id))
-                if rests:
-                    _say(resting=failures.state)
-                    return
-        except MLOpsError as error:
-            if str(error) != said:
-                said = str(error)
-                _say(error=said)
-            if trying is not None and isinstance(error, (ModelCorruptError, ModelFormatError, SchemaError)):
-                failures.add(trying)
-                changed = time.monotonic()
-            else:
-                client = None
-                pause = max(pause, _RETRY_SECONDS)
+    follower = Follower(spec, Failures(*given["failures"]), sys.argv[1] if len(sys.argv) > 1 else None)
+    threading.Thread(target=_listen, args=(follower.withdrawn, follower.counted), daemon=True).start()
+    while (pause := follower.look()) is not None:
         time.sleep(pause)
+
+
+class Follower:
+    """Looks up a version or an alias again and again, and reports to the server what has changed.
+
+    :param spec: the settings of the server
+    :param failures: failures to load versions, of this process and of earlier processes
+    :param other: the version number or the alias to follow instead of the champion; ``None`` for the version of ``spec``
+        or the champion
+    :ivar withdrawn: withdrawn canaries that the server has reported
+    :ivar counted: the last counts that are not written yet. Later counts include earlier ones
+    """
+
+    def __init__(self, spec: ServeSpec, failures: Failures, other: str | None) -> None:
+        self.withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.counted: deque[ServerCounts] = deque(maxlen=1)
+        self._spec, self._failures = spec, failures
+        self._other = other is not None
+        self._target = other or str(spec.version or models.CHAMPION)
+        self._store = ArtifactStore(spec.store)
+        self._client: Any = None
+        self._current: dict[str, Any] = {}
+        # The share of the canary according to its tag in MLflow.
+        self._tag: str | None = None
+        self._said = ""
+        self._report: dict[str, Any] | None = None
+        self._trying: int | None = None
+        self._changed, self._rests = time.monotonic(), self._target != spec.canary
+
+    def look(self) -> float | None:
+        """Look up the version once, load it if it is new, and report what has changed.
+
+        :return: seconds until the next look-up; ``None`` if this process is not needed until a version changes
+        """
+        self._trying = None
+        try:
+            self._client = self._client or connect(self._spec.mlflow, from_environment)
+            self._carry_out()
+            self._follow()
+            if self._can_rest():
+                _say(resting=self._failures.state)
+                return None
+        except MLOpsError as error:
+            return self._failed(error)
+        return self._spec.poll_seconds
+
+    def _carry_out(self) -> None:
+        """Withdraw a canary and write the counts, if the server has sent any."""
+        if self._report is None and not self.withdrawn.empty():
+            self._report = self.withdrawn.get()
+        if self._report is not None:
+            _withdraw(self._client, self._store, self._spec.model, self._report)
+            self._report = None
+        if self.counted:
+            canary_counts.write(self._store, self._spec.model, self.counted.pop())
+
+    def _follow(self) -> None:
+        """Report the version to which the target points, if it is another one, and load it first."""
+        ref, tags = models.find_tagged(self._client, self._spec.model, self._target)
+        tag = tags.get(canaries.SHARE_TAG)
+        if ref is None:
+            self._missing()
+        elif ref.version == self._current.get("version"):
+            if self._said or tag != self._tag:
+                # The alias points to the loaded version again, or the share of the canary has changed.
+                share = _share(self._store, ref, self._spec, self._target, tag)
+                self._said, self._tag, self._current["share"] = "", tag, share
+                _say(**self._current)
+        elif self._failures.due(ref.version):
+            self._trying = ref.version
+            folder = _load(self._client, self._store, ref, self._spec, self._target, other=self._other)
+            share = _share(self._store, ref, self._spec, self._target, tag)
+            self._current = {"version": ref.version, "run_id": ref.run_id, "folder": str(folder), "share": share}
+            self._said, self._tag, self._changed = "", tag, time.monotonic()
+            _say(**self._current)
+
+    def _missing(self) -> None:
+        """Report that no version has the target."""
+        if self._target != models.CHAMPION and (self._current or not self._said):
+            # The server may still have a version that an earlier process has reported.
+            self._current = {}
+            _say(removed=True)
+        if (problem := absent(self._spec.model, self._target)) != self._said:
+            self._said, self._changed = problem, time.monotonic()
+            _say(error=problem)
+
+    def _can_rest(self) -> bool:
+        """Return whether nothing has changed for some seconds, and plain HTTP is sufficient to notice a change."""
+        if self._rests and time.monotonic() - self._changed >= _REST_SECONDS:
+            # If the target is the number of a version, no look-ups are needed, because the version never changes.
+            self._rests = self._target.isdecimal() or light.sufficient(from_environment(self._spec.mlflow.conn_id))
+            return self._rests
+        return False
+
+    def _failed(self, error: MLOpsError) -> float:
+        """Report an error, and return the seconds until the next look-up."""
+        if str(error) != self._said:
+            self._said = str(error)
+            _say(error=self._said)
+        if self._trying is not None and isinstance(error, (ModelCorruptError, ModelFormatError, SchemaError)):
+            self._failures.add(self._trying)
+            self._changed = time.monotonic()
+            return self._spec.poll_seconds
+        self._client = None
+        return max(self._spec.poll_seconds, _RETRY_SECONDS)
 
 
 def _share(store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str, tag: str | None) -> str | None:

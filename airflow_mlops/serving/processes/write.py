@@ -39,6 +39,7 @@ from airflow_mlops.serving.log import Answer, open_spool
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows import MANY_ROWS, InputColumns, Rows
 from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.uptime import State
 from airflow_mlops.serving.versions import Served
 
 log = logging.getLogger(__name__)
@@ -136,14 +137,27 @@ def message(versions: Sequence[Served], numbered: Sequence[bytes]) -> bytes:
     return b"".join((_MESSAGE.pack(len(head), sum(map(len, numbered))), head, *numbered))
 
 
-def answers(source: BinaryIO) -> Iterator[tuple[Apart | None, Answer]]:
-    """Read the answers of messages until the end of the input. In the last message, incomplete answers are left out."""
+def state_message(state: State) -> bytes:
+    """Return a message with the state of the server."""
+    head = json.dumps({**state.__dict__, "served": state.served.description}).encode()
+    return _MESSAGE.pack(len(head), 0) + head
+
+
+def answers(source: BinaryIO) -> Iterator[tuple[Apart | None, Answer] | State]:
+    """Read the answers and states of messages until the end of the input.
+
+    In the last message, incomplete answers are left out.
+    """
     while len(sizes := source.read(_MESSAGE.size)) == _MESSAGE.size:
         head_size, body_size = _MESSAGE.unpack(sizes)
         head, body = source.read(head_size), source.read(body_size)
         if len(head) < head_size:
             return
-        versions = [_version(text) for text in json.loads(head)]
+        facts = json.loads(head)
+        if isinstance(facts, dict):
+            yield State(**facts | {"served": _version(facts["served"])})
+            continue
+        versions = [_version(text) for text in facts]
         yield from _answers(body, versions)
 
 
@@ -240,8 +254,11 @@ def main() -> None:
     reporting.start()
     for spool in spools.values():
         spool.start()
-    for apart, answer in answers(source):
-        spools[apart].add(answer)
+    for item in answers(source):
+        if isinstance(item, State):
+            spools[None].hear(item)
+        else:
+            spools[item[0]].add(item[1])
     for spool in spools.values():
         spool.stop()
     ended.set()

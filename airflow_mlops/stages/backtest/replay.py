@@ -9,12 +9,11 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
   :class:`~airflow_mlops.performance.cross_fitting.Recipe`), chooses one, and fits it again on all rows of its windows.
   The new model predicts from the next window on.
 - The chosen candidate has the smallest expected loss in the next window, which is a sum of two terms. The first term is
-  the cross-fitted loss in the newest labelled window. It reacts to a change immediately. The first term alone would
-  favour candidates trained on few windows: cross-fitting trains on half of the newest window, and such candidates learn
-  patterns that exist only in this window. The second term is the mean additional loss after one window. For each
-  earlier window, a model is trained in the same way on the windows before it. The additional loss is the loss of this
-  model in the window, minus the cross-fitted loss in the window. The second term favours candidates whose models stay
-  good.
+  the cross-fitted loss in the newest labelled window. It reacts to a change immediately. Alone, it would favour
+  candidates trained on few windows, because cross-fitting trains on half of the window and so learns patterns that
+  exist only in this window. The second term is the mean additional loss after one window. For each earlier window, a
+  model is trained in the same way on the windows before it. The additional loss is the loss of this model in the window,
+  minus the cross-fitted loss in the window. The second term favours candidates whose models stay good.
 - With several trainers, the one-standard-error rule of EvaluateOperator chooses the trainer: the first trainer whose
   best candidate is at most one standard error worse than the best candidate of all trainers.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = "replay"
-# The identity of a model: the number of the window after which it was trained, and its recipe.
+# A model: the number of the window after which it was trained, and its recipe.
 _Model = tuple[int, Recipe]
 
 
@@ -94,6 +93,8 @@ class Replay:
     :param first: number of windows on which the first champion is trained
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    :ivar unmeasured: why the metric is not defined in a window with labels, such as a window of one class. Such a window
+        has no value
     """
 
     fits: Fits
@@ -102,9 +103,10 @@ class Replay:
     first: int
     delay: int
     metric: str
+    unmeasured: dict[Window, str] = field(default_factory=dict)
     _trained: dict[int, Trained | None] = field(default_factory=dict)
     _models: dict[_Model, Fitted] = field(default_factory=dict)
-    _measured: dict[tuple[_Model, int], tuple[float, float]] = field(default_factory=dict)
+    _measured: dict[tuple[_Model, int], tuple[float, float] | None] = field(default_factory=dict)
     _ages: dict[_Model, float | None] = field(default_factory=dict)
     _compared: dict[tuple[_Model, int], NDArray[np.float64]] = field(default_factory=dict)
 
@@ -134,9 +136,9 @@ class Replay:
     def losses_by_training(self) -> dict[int | None, list[float | None]]:
         """Return the mean loss of each monitored window for every model that a strategy can have trained before it.
 
-        :return: a list for the first champion (key ``None``), and for each model that is trained after a window whose
-            labels allow a training (key: the position of this window among the monitored windows). The list has the
-            loss of each monitored window; ``None`` for windows without labels, and for windows up to the training
+        :return: a list for the first champion (key ``None``), and for the model that is trained after each window (key:
+            the position of this window among the monitored windows, if its labels allow a training). The list has the
+            loss of each monitored window; ``None`` for windows without a value, and for windows up to the training
         """
         found: dict[int | None, list[float | None]] = {
             None: [self._step(number, self._start).loss for number in self._monitored]
@@ -292,8 +294,8 @@ class Replay:
         """
         if (number, recipe) not in self._ages:
             trained = self._challengers(number)
-            # If there are at most ``past`` windows, the candidate trained on all windows has the same rows. Only that
-            # candidate was trained.
+            # If there are at most ``past`` windows, the candidate of all windows has the same rows. Only that candidate
+            # was trained.
             whole = recipe._replace(past=None)
             crossed = None if trained is None else trained.losses.get(recipe, trained.losses.get(whole))
             try:
@@ -305,7 +307,7 @@ class Replay:
 
     def _model(self, model: _Model) -> Fitted:
         number, (trainer, past) = model
-        # If there are at most ``past`` windows, the model trained on all windows is the same.
+        # If there are at most ``past`` windows, the model of all windows is the same.
         past = None if past is None or past > number else past
         key = number, Recipe(trainer, past)
         if key not in self._models:
@@ -343,9 +345,13 @@ class Replay:
             return Step(window=self._window(number), loss=None, value=None, trained=trained)
         if key not in self._measured:
             fitted = self._model(model)
-            found = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
-            self._measured[key] = float(found.mean()), value_of(self.metric, found)
-        loss, value = self._measured[key]
+            try:
+                found = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
+                self._measured[key] = float(found.mean()), value_of(self.metric, found)
+            except UnmeasurableError as error:
+                self.unmeasured[self._window(number)] = str(error)
+                self._measured[key] = None
+        loss, value = self._measured[key] or (None, None)
         return Step(window=self._window(number), loss=loss, value=value, trained=trained)
 
 

@@ -52,8 +52,8 @@ class BacktestSpec(Spec):
 class Step(Model):
     """The result of one strategy in one window.
 
-    :param loss: mean loss of the champion in the window; ``None`` if the window has no labels
-    :param value: metric of the champion in the window; ``None`` if the window has no labels
+    :param loss: mean loss of the champion in the window; ``None`` if the window has no labels, or the metric is not defined
+    :param value: metric of the champion in the window; ``None`` if the window has no labels, or the metric is not defined
     :param trained: whether a model was trained after the window
     :param triggers: the retraining triggers whose condition was met
     :param compared: whether challengers were trained and compared with the champion after the window

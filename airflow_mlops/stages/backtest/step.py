@@ -51,7 +51,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     :raises DatasetNotFoundError: the training set or labelled windows are not in the artifact store
     :raises SpecError: the version has no known trainer, its training set has no window, or a labelled window does not
         have the column ``policy.groups``
-    :raises UnmeasurableError: the metric is not defined in a window
+    :raises UnmeasurableError: the metric is not defined in any window
     """
     client = connect(spec.mlflow, context.connection)
     ref = _version(spec, client, context)
@@ -83,7 +83,15 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
 
     fits = {key: timed(item) for key, item in ((None, training), *others.trainings.items())}
     strategies = Replay(fits, contract, periods, 1, spec.delay, metric)
-    replays = [strategies.never(), strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
+    never = strategies.never()
+    for window, reason in strategies.unmeasured.items():
+        context.progress(f"{window.label} has no value: {reason}.")
+    if all(step.loss is None for step in never.steps):
+        raise UnmeasurableError(
+            f"No window of {name} has a value of {metric}. In {windows[1].label}: "
+            f"{strategies.unmeasured.get(windows[1], 'there are no labels')}. Set another metric, or replay other windows."
+        )
+    replays = [never, strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
     summary = "; ".join(
         f"{item.strategy}: mean {metric} {rounded(item.mean_value)}, {item.trainings} trainings" for item in replays
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from airflow_mlops import __version__
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import index
-from airflow_mlops.registry.aliases import last_move
+from airflow_mlops.registry.aliases import recorded_champion
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.endpoint import Endpoint
 from airflow_mlops.registry.records.entry import Decision, Entry
@@ -36,13 +35,9 @@ def record(
     ledger = Ledger(store, endpoint.version.model)
 
     def decide(entries: Sequence[Entry]) -> Decision:
-        move = last_move(entries)
-        champion = move.champion if move is not None else None
-        return Decision(
-            decision=decision,
-            replaced=champion,
-            champion=champion,
-            code={"airflow_mlops": __version__},
+        return Decision.keeping(
+            recorded_champion(entries),
+            decision,
             provenance=provenance,
             reason=reason,
             endpoint=endpoint,

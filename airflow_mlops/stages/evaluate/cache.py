@@ -45,9 +45,11 @@ if TYPE_CHECKING:
 def inputs(spec: EvaluateSpec, context: StepContext) -> dict[str, Any]:
     """Return everything that determines the verdict: candidates, champion, data, gates and code of custom metrics.
 
-    :raises NotCacheableError: TrainOperator did not train a candidate or the champion, or a gate measures time or
-        trains the candidate again
+    :raises NotCacheableError: the rows are divided into shards, TrainOperator did not train a candidate or the champion,
+        or a gate measures time or trains the candidate again
     """
+    if spec.shards is not None:
+        raise NotCacheableError("an evaluation in shards is not cached")
     gates = parse_gates(spec.gates) if spec.gates is not None else []
     _require_repeatable(gates)
     client, store = connect_to_read(spec.mlflow, context.connection), context.store
@@ -162,6 +164,7 @@ def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) 
     :raises MLOpsError: the data was purged or changed, or a version does not exist any more
     """
     verdict = result.verdict
+    assert verdict is not None  # results of shards are not cached
     found = verified(context.store, _measured_on(verdict))
     if spec.evidence is not None:
         for dataset in _datasets(spec, context):
@@ -211,5 +214,5 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
 
 def replay(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> None:
     """Make the dataset of live evidence the current dataset of its window, as the step does."""
-    if spec.evidence is not None:
+    if spec.evidence is not None and result.verdict is not None:
         point_to(context.store, _measured_on(result.verdict))

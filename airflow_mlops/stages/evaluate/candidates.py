@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError, named
-from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.columns import reserved_message
-from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.sample_weights import sample_weights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.gates.evidence import HeldOut
+from airflow_mlops.gates.evidence import HeldOut, SplitPart
 from airflow_mlops.metrics.forecasts import metrics_of
 from airflow_mlops.models.contract_file import has_contract, read_contract
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -28,6 +28,7 @@ from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.common_rows import common_training_set
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.shards import Round
 
 
 @dataclass(frozen=True)
@@ -42,35 +43,52 @@ class Candidate:
         return self.model.contract
 
 
-def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], context: StepContext) -> HeldOut:
-    """Open the split part ``spec.part`` of ``spec.dataset`` and return the held-out rows.
+def split_part(
+    spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], context: StepContext, shard: Round[Any] | None = None
+) -> SplitPart:
+    """Open the split part ``spec.part`` of ``spec.dataset``, which has the held-out rows.
 
     If ``spec.dataset`` is not set, the training set of the candidates is opened, see
     :func:`airflow_mlops.stages.evaluate.common_rows.common_training_set`.
 
     :param folders: folder with the downloaded files of each candidate
+    :param shard: the shard of the task, which opens the dataset of the first shard; ``None`` without shards
     :raises SpecError: the dataset has no label, or ``spec.dataset`` is required because the candidates have no common
         held-out rows
-    :raises EvaluationError: the split part has no rows
     """
     if spec.dataset:
-        dataset = select_one(context.store, spec.dataset, context.kept)
+        dataset = select_one(context.store, spec.dataset, shard.kept if shard is not None else context.kept)
+    elif shard is not None:
+        # The comparison of the training sets reads them completely.
+        claimed = shard.claim(
+            "dataset", lambda: _trained_on(folders, spec.part, context.store).ref.model_dump(mode="json")
+        )
+        dataset = open_dataset(context.store, DatasetRef.model_validate(claimed))
     else:
         dataset = _trained_on(folders, spec.part, context.store)
-    name, details = dataset.manifest.name, dataset.manifest.details
+    details = dataset.manifest.details
     if not details.get("label"):
         raise SpecError(
-            f"Dataset {name!r} has no label, so models cannot be evaluated on it. Set `label` in BuildTrainingSetOperator."
+            f"Dataset {dataset.manifest.name!r} has no label, so models cannot be evaluated on it. Set `label` in "
+            "BuildTrainingSetOperator."
         )
-    label = str(details["label"])
-    column = dataset.table(spec.part, [label]).column(label)
+    return SplitPart(dataset, spec.part, str(details["label"]), details["task"])
+
+
+def held_out(found: SplitPart) -> HeldOut:
+    """Read the labels of the held-out rows.
+
+    :raises EvaluationError: the split part has no rows
+    """
+    column = found.dataset.table(found.part, [found.label]).column(found.label)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if len(column) == 0:
         raise EvaluationError(
-            f"Split part {spec.part!r} of dataset {name!r} has no rows. Use a longer window, another split, or another `part`."
+            f"Split part {found.part!r} of dataset {found.dataset.manifest.name!r} has no rows. Use a longer window, another "
+            "split, or another `part`."
         )
-    return HeldOut(dataset, spec.part, label, details["task"], column.to_numpy())
+    return HeldOut(found.dataset, found.part, found.label, found.task, column.to_numpy())
 
 
 def _trained_on(folders: Mapping[ModelVersionRef, Path], part: str, store: ArtifactStore) -> Dataset:
@@ -123,7 +141,7 @@ def _has_weights(data: HeldOut, column: str) -> bool:
     return not pc.all(pc.is_null(values, nan_is_null=True)).as_py()
 
 
-def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:
+def load(folder: Path, ref: ModelVersionRef, data: SplitPart, *, allow_pyfunc: bool) -> Candidate:
     """Load the model of a version and return it as a candidate.
 
     :param folder: folder with the downloaded files of the version
@@ -170,7 +188,7 @@ def for_positive(candidate: Candidate, positive: Any) -> Candidate:
     return candidate
 
 
-def check_contract(candidate: Candidate, data: HeldOut, *, features: bool = True) -> None:
+def check_contract(candidate: Candidate, data: SplitPart, *, features: bool = True) -> None:
     """Check that ML task, label and features of the candidate match the held-out data.
 
     :param features: whether the data must have the features

@@ -28,7 +28,7 @@ from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.gates.evidence import HeldOut
-from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.predictions import Predictions, of_score
 from airflow_mlops.models import contracts
 from airflow_mlops.models.contract_file import has_contract
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -73,8 +73,7 @@ class Live:
         score = found["score"].to_numpy().astype(np.float64)
         if contract.task != "binary" or _gives_labels_only(candidate, score):
             return Predictions(prediction, score, None)
-        shares = np.column_stack([1 - score, score])
-        return Predictions(prediction, score, shares if contract.classes[-1] == contract.positive else shares[:, ::-1])
+        return of_score(prediction, score, contract)
 
     def has_features(self, contract: ModelContract) -> bool:
         """Return whether the rows have all features of a model. A hashed feature counts as absent."""

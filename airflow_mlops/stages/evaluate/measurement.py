@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import (
-    DatasetNotFoundError,
-    EvaluationError,
-    ModelFormatError,
-    RegistryError,
-    RegistryUnavailableError,
-    SchemaError,
-    SpecError,
-)
+from airflow_mlops.core.errors import EvaluationError, SpecError
 from airflow_mlops.core.numbers import rounded
-from airflow_mlops.core.references import DatasetRef, ModelVersionRef
-from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.data.row_identity import shared_rows
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.sample_weights import numbers
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut, Measurement
 from airflow_mlops.metrics.catalog import Metric, is_coverage_gap, is_quantile
 from airflow_mlops.metrics.clusters import codes
@@ -32,20 +21,35 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import baseline, measure
 from airflow_mlops.models import importance as permutation
-from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import download_promoted, require_promoted
-from airflow_mlops.registry.records.received import VERSION_TAG
-from airflow_mlops.registry.versions import champion, version
+from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import champion as champions
 from airflow_mlops.stages.evaluate import live as logged
 from airflow_mlops.stages.evaluate.baselines import small_tree, statistical_columns, untrainable
-from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
+from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive
+from airflow_mlops.stages.evaluate.champion import Champion, attempt, comparable, unmeasured
 from airflow_mlops.stages.evaluate.live import Live
 
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
     from numpy.typing import NDArray
+
+
+class Predicted(Protocol):
+    """Predictions of models for the held-out rows that exist already."""
+
+    def predictions(self, candidate: Candidate) -> Predictions:
+        """Return the predictions of a model for all rows, in the order of the rows."""
+
+
+class Scored(Predicted, Protocol):
+    """The predictions of the candidates and of the champion that the shards of the task have computed."""
+
+    @property
+    def champion(self) -> Champion:
+        """Return the champion that the shards have found."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def compare(
     allow_pyfunc: bool,
     groups: str | None = None,
     live: Live | None = None,
+    scored: Scored | None = None,
 ) -> Compared:
     """Measure the candidates, the baselines and the champion of ``model`` on the held-out rows.
 
@@ -107,6 +112,7 @@ def compare(
     :param allow_pyfunc: whether code that is stored with a model may run
     :param groups: the column that names the cluster of each row; by default, rows are independent
     :param live: logged predictions, which are measured instead of new predictions of the models
+    :param scored: the predictions of the shards of the task; ``None`` without shards
     :raises SpecError: the champion was trained on rows of live evidence, or the dataset has no column ``groups``
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
     :raises MetricError: a custom metric fails
@@ -114,7 +120,7 @@ def compare(
     first = candidates[0].contract
     measured = []
     for candidate in candidates:
-        measured.append(Measured(candidate, measurement := _measure(candidate, data, own, live)))
+        measured.append(Measured(candidate, measurement := _measure(candidate, data, own, live or scored)))
         context.progress(f"{measurement.name}: {_numbers(measurement.metrics)}")
     dummy = Measurement("baseline", _baseline(data, first, own))
     tree = _measure_tree(data, first, own)
@@ -126,38 +132,28 @@ def compare(
     statistical = [_measure_column(name, data, first, own) for name in statistical_columns(data)]
     for each in statistical:
         context.progress(f"{each.name}: {_numbers(each.metrics)}")
-    ref = champion(client, model)
-    if ref is not None:
-        require_promoted(context.store, ref)
-    measured_champion, problem, stand_in = None, None, None
-    if ref is not None and live is not None:
-        measured_champion, problem = _logged_champion(client, ref, data, first, context, own, live, allow_pyfunc)
-    elif ref is not None:
-        try:
-            loaded = load(download_promoted(client, context.store, ref), ref, data, allow_pyfunc=allow_pyfunc)
-            if (stand_in := _stand_in(client, loaded, data, context.store)) is not None:
-                context.progress(
-                    f"The champion {ref} is a refit of {stand_in} on all rows of the training set. These include held-out rows, so "
-                    f"{stand_in} is measured instead."
-                )
-                loaded = load(
-                    download_promoted(client, context.store, stand_in), stand_in, data, allow_pyfunc=allow_pyfunc
-                )
-            measured_champion = _measure_champion(loaded, data, first, own)
-            if stand_in is not None:
-                named = f"{stand_in}, champion v{ref.version} before its refit"
-                measured_champion = replace(measured_champion, name=named)
-        except RegistryUnavailableError:
-            raise
-        except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:
-            cause = str(error).rstrip(".")
-            problem = f"The champion {ref} could not be measured, so no candidate can be compared with it ({cause})."
+    found, measured_champion = (
+        _measure_champion(client, model, data, first, context, own, scored, allow_pyfunc)
+        if live is None
+        else _logged_champion(client, model, data, first, context, own, live, allow_pyfunc)
+    )
     if measured_champion is not None:
         context.progress(f"Champion {measured_champion.name}: {_numbers(measured_champion.metrics)}")
-    elif problem is not None:
-        context.progress(problem)
+    elif found.problem is not None:
+        context.progress(found.problem)
     resampling = Resampling(len(data.truth), clusters=_clusters(data, groups))
-    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, resampling, stand_in, statistical)
+    return Compared(
+        data,
+        measured,
+        dummy,
+        tree,
+        found.ref,
+        measured_champion,
+        found.problem,
+        resampling,
+        found.stand_in,
+        statistical,
+    )
 
 
 def _baseline(data: HeldOut, contract: ModelContract, own: Sequence[str]) -> dict[str, float]:
@@ -183,10 +179,12 @@ def _clusters(data: HeldOut, column: str | None) -> NDArray[np.int64] | None:
     return codes(pa.chunked_array([data.column(column)]))
 
 
-def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str], live: Live | None = None) -> Measurement:
+def _measure(
+    candidate: Candidate, data: HeldOut, own: Sequence[str], predicted_before: Predicted | None = None
+) -> Measurement:
     contract = candidate.contract
-    if live is not None:
-        predictions = live.predictions(candidate)
+    if predicted_before is not None:
+        predictions = predicted_before.predictions(candidate)
     else:
         batches = data.batches([item.name for item in contract.features])
         predictions = concatenate((candidate.model.predict(batch) for batch in batches), contract)
@@ -226,67 +224,68 @@ def _measure_mean(
     return Measurement(name, measure(rows, fair, skip_undefined=True), predictions, rows)
 
 
-def _measure_champion(loaded: Candidate, data: HeldOut, contract: ModelContract, own: Sequence[str]) -> Measurement:
-    check_contract(loaded, data)
-    return _measure(for_positive(loaded, contract.positive), data, own)
+def _measure_champion(
+    client: MlflowClient,
+    model: str,
+    data: HeldOut,
+    contract: ModelContract,
+    context: StepContext,
+    own: Sequence[str],
+    scored: Scored | None,
+    allow_pyfunc: bool,
+) -> tuple[Champion, Measurement | None]:
+    """Measure the champion, or the version that is measured for it, on the held-out rows.
+
+    :return: the champion, and its metrics; ``None`` instead of the metrics if there is nothing to measure
+    """
+    found, loaded = (
+        champions.find(client, model, data, context, allow_pyfunc=allow_pyfunc)
+        if scored is None
+        else champions.open_measured(client, scored.champion, data, context.store, allow_pyfunc=allow_pyfunc)
+    )
+    if found.ref is None or loaded is None:
+        return found, None
+    measurement, problem = attempt(
+        found.ref, lambda: _measure(comparable(loaded, data, contract.positive), data, own, scored)
+    )
+    if measurement is not None and found.stand_in is not None:
+        named = f"{found.stand_in}, champion v{found.ref.version} before its refit"
+        measurement = replace(measurement, name=named)
+    return found.with_problem(problem), measurement
 
 
 def _logged_champion(
     client: MlflowClient,
-    ref: ModelVersionRef,
+    model: str,
     data: HeldOut,
     contract: ModelContract,
     context: StepContext,
     own: Sequence[str],
     live: Live,
     allow_pyfunc: bool,
-) -> tuple[Measurement | None, str | None]:
+) -> tuple[Champion, Measurement | None]:
     """Measure the logged predictions of the champion.
 
-    :return: the metrics, or a sentence that says why the champion could not be measured
+    :return: the champion, and its metrics; ``None`` instead of the metrics if there is nothing to measure
     :raises SpecError: the champion was trained on some of the rows
     """
-    start = f"The champion {ref} could not be measured, so no candidate can be compared with it"
+    ref = champion(client, model)
+    if ref is None:
+        return Champion(), None
+    require_promoted(context.store, ref)
+    found = Champion(ref=ref)
     if ref.version not in live.logged:
-        return None, f"{start} (its predictions are not part of the evidence)."
-    try:
+        return found.with_problem(unmeasured(ref, "its predictions are not part of the evidence")), None
+
+    def work() -> Measurement:
         folder = download_promoted(client, context.store, ref)
         loaded = logged.load(client, context.store, folder, ref, allow_pyfunc)
         check_contract(loaded, data, features=False)
         logged.refuse_training_rows({ref: loaded.contract}, data, context.store)
-        return _measure(for_positive(loaded, contract.positive), data, own, live), None
-    except RegistryUnavailableError:
-        raise
-    except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:
-        return None, f"{start} ({str(error).rstrip('.')})."
+        return _measure(for_positive(loaded, contract.positive), data, own, live)
 
-
-def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: ArtifactStore) -> ModelVersionRef | None:
-    """Return the version to measure instead of a champion that was fitted again on held-out rows.
-
-    :return: if the champion is a refit that was fitted to the rows of ``data``, the version before the refit, which was
-        not fitted to the held-out rows; otherwise ``None``
-    :raises EvaluationError: the champion was received from another registry
-    """
-    contract = champion.contract
-    if contract.refit_of is None:
-        return None
-    try:
-        trained_on = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
-    except DatasetNotFoundError:
-        return None
-    # If rows are identified by other columns, it is not known whether the champion was fitted to them.
-    if shared_rows(data.dataset, data.part, trained_on, None) == 0:
-        return None
-    with registry_errors(f"{champion.ref} cannot be read"):
-        tags = client.get_model_version(champion.ref.model, str(champion.ref.version)).tags
-    if VERSION_TAG in tags:
-        # The contract was copied from the source registry, and its version numbers refer to the registered model there.
-        raise EvaluationError(
-            f"{champion.ref} was received from another registry, where it was fitted again on rows of the dataset "
-            f"{data.dataset.manifest.name!r}, so it cannot be measured on them."
-        )
-    return version(client, champion.ref.model, contract.refit_of)
+    measurement, problem = attempt(ref, work)
+    return found.with_problem(problem), measurement
 
 
 def _numbers(metrics: Mapping[str, float]) -> str:

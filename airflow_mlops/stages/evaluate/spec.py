@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.calls import Result
 from airflow_mlops.core.references import DatasetInput, DatasetLike, MLflowTarget, ModelVersionRef
+from airflow_mlops.core.shards import ShardedSpec
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.catalog import MetricName, check_chooses, check_metric
 from airflow_mlops.registry.records.verdict import Verdict
@@ -25,7 +26,7 @@ def _as_version(value: Any) -> Any:
 CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
 
 
-class EvaluateSpec(Spec):
+class EvaluateSpec(ShardedSpec):
     """Parameters of an evaluation, which measures candidates and the current champion on the same held-out data.
 
     :param candidates: the model versions to evaluate, the preferred one first. An empty ``run_id`` is looked up in
@@ -93,6 +94,11 @@ class EvaluateSpec(Spec):
                 "`evidence` compares predictions of production, and `dataset` and `part` name held-out rows. Set either "
                 "`evidence`, or `dataset` and `part`."
             )
+        if self.evidence is not None and self.shards is not None:
+            raise ValueError(
+                "`shards` divides the rows that the models predict, but `evidence` already contains the predictions. Remove "
+                "`shards`."
+            )
         return self
 
     @model_validator(mode="after")
@@ -105,16 +111,22 @@ class EvaluateSpec(Spec):
 class EvaluateResult(Result):
     """The result of an evaluation.
 
-    :param verdict: the verdict on all candidates
+    With ``shards``, the shard that finishes last has the verdict.
+
+    :param verdict: the verdict on all candidates; ``None`` if another shard makes the verdict
     :param run_id: id of the winner's MLflow run, or of the best candidate's run if no candidate passed every gate;
-        empty if this version has no MLflow run
+        empty if this version has no MLflow run, or if another shard makes the verdict
     :param reports: for each candidate with an MLflow run, the URI ``runs:/RUN/evaluation`` of the artifacts with
-        verdict, plots and model card
+        verdict, plots and model card; empty if another shard makes the verdict
+    :param shard: index of the shard; ``None`` without shards
     """
 
-    verdict: Verdict
+    verdict: Verdict | None
     run_id: str
     reports: list[str]
+    shard: int | None = None
 
     def mlflow_runs(self) -> list[str]:
+        if self.verdict is None:
+            return []
         return [item.candidate.run_id for item in self.verdict.candidates]

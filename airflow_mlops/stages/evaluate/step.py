@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets.by_id import Finder
 from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BeatsABaseline
-from airflow_mlops.gates.evidence import Evidence, HeldOut
+from airflow_mlops.gates.evidence import Evidence, HeldOut, SplitPart
 from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom, is_on_request, metrics_for
@@ -28,12 +29,14 @@ from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live as logged
 from airflow_mlops.stages.evaluate import record as evaluate_record
+from airflow_mlops.stages.evaluate import shards
 from airflow_mlops.stages.evaluate.candidates import (
     Candidate,
     check_contract,
     for_positive,
     held_out,
     load,
+    split_part,
     with_weights,
 )
 from airflow_mlops.stages.evaluate.card import intervals
@@ -43,6 +46,7 @@ from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compar
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.evaluate.verdict import choose, decide, judge
 from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
+from airflow_mlops.stages.shards import for_newer_round
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +56,9 @@ if TYPE_CHECKING:
 
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
+
+    With ``shards``, predict the rows of one shard. The task that predicts the last missing shard makes the verdict of a single
+    pass. All other tasks return a result without a verdict. See :mod:`airflow_mlops.stages.evaluate.shards`.
 
     :raises SpecError: a gate or the metric is invalid; the candidates belong to different registered models; no dataset
         with a label can be chosen; the held-out rows of the candidates' training sets differ; or a candidate was
@@ -63,55 +70,120 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     :raises SchemaError: ML task, label or features of a candidate do not match the held-out data
     """
     context = context.for_call()
+    shard = shards.join(spec, context) if spec.shards is not None else None
     # Check gates and metrics now, so that an invalid declaration fails before anything is downloaded.
-    gates = parse_gates(spec.gates) if spec.gates is not None else None
-    if spec.metric is not None and is_custom(spec.metric):
-        custom.load(spec.metric)
-    own_metrics(gates or ())
+    declared = _declared(spec)
     model = _one_model(spec)
     client = connect(spec.mlflow, context.connection)
     refs = [ref if ref.run_id else version(client, model, ref.version) for ref in _distinct(spec.candidates)]
     folders = {ref: download(client, ref) for ref in refs}
-    live = _live(spec, refs, client, context, ignored=ignores_champion(gates or ()))
-    data = live.data if live is not None else held_out(spec, folders, context)
-    candidates = _load(spec, folders, data, live, client, context)
+    live = _live(spec, refs, client, context, ignored=ignores_champion(declared or ()))
+    part = live.data if live is not None else split_part(spec, folders, context, shard)
+    candidates = _load(spec, folders, part, live, client, context)
     metric = find_metric(spec.metric or _default(candidates, logged=live is not None), spec.greater_is_better)
-    gates = _all_gates(spec, gates, metric, data.task, context)
-    own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(data.dataset.manifest.details)]))
-    data = _comparable(spec, candidates, data, live, metric, own, context)
-
+    gates = _all_gates(spec, declared, metric, part.task, context)
+    scored = None
+    if shard is not None:
+        work = shards.Shards(shard, client, candidates, part, context, allow_pyfunc=spec.allow_pyfunc)
+        piece = work.score()
+        if not shard.is_newest:
+            context.progress(
+                "Another shard was cleared, so all shards look up the champion again. The rows of this shard are predicted again."
+            )
+            return run(for_newer_round(spec), context)
+        context.processed(piece.rows)
+        pieces = shard.pieces_to_commit()
+        if pieces is None:
+            return _unfinished(shard, piece, part)
+        scored = work.complete(pieces)
+        context.processed(piece.rows)
+    own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(part.dataset.manifest.details)]))
+    data = _comparable(spec, candidates, live.data if live is not None else held_out(part), live, metric, own, context)
     compared = compare(
-        client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc, groups=spec.groups, live=live
+        client,
+        model,
+        candidates,
+        data,
+        context,
+        own=own,
+        allow_pyfunc=spec.allow_pyfunc,
+        groups=spec.groups,
+        live=live,
+        scored=scored,
     )
-    judged = [
-        judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
-    ]
-    rows = {item.candidate.ref: item.measurement.rows for item in compared.candidates}
+    evaluation, best = _evaluation(spec, compared, gates, metric, own, folders, live, client, context)
+    _record(evaluation, live, client, context)
+    verdict = evaluation.verdict
+    held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
+    models = counted(len(compared.candidates), "candidate")
+    if scored is None or shard is None:
+        context.processed(data.truth.size)
+    else:
+        context.processed_in_shards(scored.usage_of_others(shard.shard), data.truth.size)
+        scored.discard()
+    return EvaluateResult(
+        verdict=verdict,
+        shard=spec.shard,
+        run_id=best.run_id,
+        reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
+        summary=f"Evaluated {models} on {held}. {verdict.reason}",
+    )
+
+
+def _declared(spec: EvaluateSpec) -> list[Gate] | None:
+    """Parse the gates that the user declared, and import the custom metrics; ``None`` if no gates are declared.
+
+    :raises SpecError: a gate or the metric is invalid
+    """
+    gates = parse_gates(spec.gates) if spec.gates is not None else None
+    if spec.metric is not None and is_custom(spec.metric):
+        custom.load(spec.metric)
+    own_metrics(gates or ())
+    return gates
+
+
+def _evaluation(
+    spec: EvaluateSpec,
+    compared: Compared,
+    gates: Sequence[Gate],
+    metric: Metric,
+    own: Sequence[str],
+    folders: Mapping[ModelVersionRef, Path],
+    live: Live | None,
+    client: MlflowClient,
+    context: StepContext,
+) -> tuple[evaluate_record.Evaluation, ModelVersionRef]:
+    """Check the gates, choose a candidate and decide, and measure what is recorded about each candidate.
+
+    :param own: metrics that are computed only on request
+    :param folders: the downloaded files of each candidate
+    :return: what is recorded, and the chosen candidate, which may have failed gates
+    """
+    items = {item.candidate.ref: item for item in compared.candidates}
+    judged = [judge(ref, gates, _evidence(item, compared, spec, context)) for ref, item in items.items()]
+    rows = {ref: item.measurement.rows for ref, item in items.items()}
     choice = choose(judged, metric, rows, compared.resampling)
     # Importances are computed once and used several times, because predictions may be slow.
     importances = {
-        item.candidate.ref: importance(item.candidate, data, metric)
+        ref: importance(item.candidate, compared.data, metric)
         if metric.name in item.measurement.metrics and (live is None or live.has_features(item.candidate.contract))
         else {}
-        for item in compared.candidates
+        for ref, item in items.items()
     }
     contracts = {
-        item.candidate.ref: evaluate_record.keep_contract(
-            client, context.store, item, data, importances[item.candidate.ref]
-        )
+        ref: evaluate_record.keep_contract(client, context.store, item, compared.data, importances[ref])
         if live is None
-        else contracts_of_versions.digest(client, item.candidate.ref)
-        for item in compared.candidates
+        else contracts_of_versions.digest(client, ref)
+        for ref, item in items.items()
     }
-    files = {ref: file_hashes(folder) for ref, folder in folders.items()}
-    bounds = {item.candidate.ref: intervals(item.measurement, compared.resampling) for item in compared.candidates}
+    bounds = {ref: intervals(item.measurement, compared.resampling) for ref, item in items.items()}
     verdict = decide(
-        model,
+        choice.best.candidate.model,
         compared,
         judged,
         choice,
         contracts,
-        files,
+        {ref: file_hashes(folder) for ref, folder in folders.items()},
         bounds,
         metric,
         custom.source_hashes(own),
@@ -121,32 +193,44 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     evaluation = evaluate_record.Evaluation(
         compared, gates, verdict, spec.card, importances, bounds, Finder(context.store)
     )
+    return evaluation, choice.best.candidate
+
+
+def _record(
+    evaluation: evaluate_record.Evaluation, live: Live | None, client: MlflowClient, context: StepContext
+) -> None:
+    """Log the verdict, the metrics and the files to the MLflow run of each candidate."""
+    compared = evaluation.compared
     for item in compared.candidates:
         # Tags and files of the champion record why it was promoted, so a later evaluation does not overwrite them.
         if item.candidate.ref != compared.champion:
             if live is None:
                 evaluate_record.tag_compared(client, item, compared)
             evaluate_record.log(client, context, item, evaluation)
-    held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
-    models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
-    context.processed(data.truth.size)
+
+
+def _unfinished(shard: shards.Round, piece: shards.Piece, part: SplitPart) -> EvaluateResult:
+    """Return the result of a shard that does not make the verdict."""
+    models = f"{len(piece.models)} model{'s' if len(piece.models) > 1 else ''}"
     return EvaluateResult(
-        verdict=verdict,
-        run_id=choice.best.candidate.run_id,
-        reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
-        summary=f"Evaluated {models} on {held}. {verdict.reason}",
+        verdict=None,
+        run_id="",
+        reports=[],
+        shard=shard.shard,
+        summary=f"Predicted {counted(piece.rows, 'row')} of {part.dataset.manifest.name} with {models}, shard {shard.shard} of "
+        f"{shard.shards}; the last shard makes the verdict.",
     )
 
 
 def _load(
     spec: EvaluateSpec,
     folders: Mapping[ModelVersionRef, Path],
-    data: HeldOut,
+    data: SplitPart,
     live: Live | None,
     client: MlflowClient,
     context: StepContext,
 ) -> list[Candidate]:
-    """Load the candidates, and check that they suit the rows.
+    """Load the candidates, set their positive class, and check that they suit the rows.
 
     :param folders: the downloaded files of each candidate
     """
@@ -158,6 +242,8 @@ def _load(
     ]
     for candidate in candidates:
         check_contract(candidate, data, features=live is None)
+    for candidate in candidates:
+        for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
     return candidates
 
 
@@ -194,9 +280,8 @@ def _comparable(
     :param own: metrics that are computed only on request
     :raises SpecError: a candidate was trained on the rows
     """
-    for candidate in candidates:
-        for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
-        if spec.dataset is not None:
+    if spec.dataset is not None:
+        for candidate in candidates:
             _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
     data = with_weights(data, candidates, live=live is not None)
     data = replace(data, columns=read_columns(data.dataset, data.part, [metric.name, *own]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -160,27 +160,7 @@ def _write(
             description=spec.description,
             source={"kind": "forecast_rows", "entities": name},
             parents=[dataset.ref for dataset in datasets],
-            details={
-                "label": None,
-                "features": spec.features,
-                "keys": spec.keys,
-                "timestamp": ORIGIN,
-                DETAIL: {
-                    "series": spec.series,
-                    "time": spec.time,
-                    "origin": ORIGIN,
-                    "value": spec.value,
-                    "every": spec.every,
-                    "horizon": spec.horizon,
-                    "season": spec.season,
-                    "from_history": [*spec.from_history, NAIVE, SCALE, *spec.statistical],
-                    **({"statistical": spec.statistical} if spec.models else {}),
-                },
-                **statistical.version(spec),
-                **dates_detail(datasets, spec.time),
-                **coverage(datasets, resolved.window if resolved else None),
-                **(resolved.describe() if resolved else {}),
-            },
+            details=_details(spec, datasets, resolved),
             provenance=context.provenance,
             time_column=ORIGIN,
         )
@@ -195,16 +175,46 @@ def _write(
         fallbacks=forecasts.fallbacks,
         origin=origin,
         window_rule=str(resolved.rule) if resolved else None,
-        summary=f"Built {spec.name} with {counted(rows, 'row')} of {len(series):,} series and {counted(len(spec.features), 'feature')}"
-        + (f", for the {counted(spec.horizon, 'step')} after {origin}" if origin else "")
-        + (f"; {left_out:,} series without a recent value or a known target were left out" if left_out else "")
-        + (
-            f"; the seasonal-naive forecast replaces missing forecasts of {', '.join(forecasts.fallbacks)}"
-            if forecasts.fallbacks
-            else ""
-        )
-        + ".",
+        summary=_summary(spec, rows, len(series), left_out, forecasts.fallbacks, origin),
     )
+
+
+def _details(spec: ForecastRowsSpec, datasets: Sequence[Dataset], resolved: ResolvedWindow | None) -> dict[str, Any]:
+    """Return the details of the rows for the manifest."""
+    return {
+        "label": None,
+        "features": spec.features,
+        "keys": spec.keys,
+        "timestamp": ORIGIN,
+        DETAIL: {
+            "series": spec.series,
+            "time": spec.time,
+            "origin": ORIGIN,
+            "value": spec.value,
+            "every": spec.every,
+            "horizon": spec.horizon,
+            "season": spec.season,
+            "from_history": [*spec.from_history, NAIVE, SCALE, *spec.statistical],
+            **({"statistical": spec.statistical} if spec.models else {}),
+        },
+        **statistical.version(spec),
+        **dates_detail(datasets, spec.time),
+        **coverage(datasets, resolved.window if resolved else None),
+        **(resolved.describe() if resolved else {}),
+    }
+
+
+def _summary(
+    spec: ForecastRowsSpec, rows: int, series: int, left_out: int, fallbacks: Collection[str], origin: str | None
+) -> str:
+    text = f"Built {spec.name} with {counted(rows, 'row')} of {series:,} series and {counted(len(spec.features), 'feature')}"
+    if origin:
+        text += f", for the {counted(spec.horizon, 'step')} after {origin}"
+    if left_out:
+        text += f"; {left_out:,} series without a recent value or a known target were left out"
+    if fallbacks:
+        text += f"; the seasonal-naive forecast replaces missing forecasts of {', '.join(fallbacks)}"
+    return text + "."
 
 
 def _named(

@@ -178,7 +178,7 @@ def _no_rows(spec: IngestSpec) -> str:
         return f"The source of dataset {spec.name!r} ({what}) has no rows. Check the query or the files."
     return (
         f"The source of dataset {spec.name!r} ({what}) has no rows in the window {spec.window.label}. "
-        "Check that the data has arrived, and that the times of the rows are in UTC, like the bounds of the window."
+        "Check that the data has arrived, and that times without a time zone are in UTC."
     )
 
 

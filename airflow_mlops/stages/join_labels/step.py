@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
+from airflow_mlops.core.numbers import percent
 from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
 from airflow_mlops.data.kept_selections import KeptSelections
@@ -146,7 +147,7 @@ def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: St
         dataset=manifest.ref,
         **numbers,
         summary=f"{found.labelled:,} of {found.rows:,} predictions{f' of {window.label}' if window else ''} have a label"
-        f"{f' ({share:.1%})' if share is not None else ''}."
+        f"{f' ({percent(share)})' if share is not None else ''}."
         + (f" Several rows of {name} match {counted(found.repeated, 'prediction')}." if found.repeated else "")
         + (f" {note}" if note else ""),
     )
@@ -191,8 +192,9 @@ def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, 
 
     The name of a replaced column is left out of the hashed and dropped columns. The number of quarantined rows is left
     out, because :func:`coverage` sums it over all predictions. Event times count as dates only if they are dates in all
-    predictions.
+    predictions. Datasets without rows, such as the windows in which a server got no requests, do not count.
     """
+    predictions = [dataset for dataset in predictions if dataset.rows] or predictions
     details = dict(predictions[-1].manifest.details)
     if not all(dataset.manifest.details.get(TIMESTAMP_IS_DATE) for dataset in predictions):
         details.pop(TIMESTAMP_IS_DATE, None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, NotCacheableError, named, one_line
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.feast import online_tables
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.local_files import LocalFiles
 from airflow_mlops.data.feast.parquet_source import is_parquet, require_nanoseconds, require_timestamps
@@ -52,8 +53,14 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
         views = _views(store, spec.feature_views)
         features = _features(store, views)
         files = _Files(spec, views)
+        online_tables.create_missing(store)
+        lost = online_tables.without_rows(store, views)
     valid_from = {name: source.valid_from for name, source in spec.sources.items() if source.valid_from is not None}
-    online = _Online(store, views, valid_from)
+    for name, first in lost.items():
+        context.progress(
+            f"The online store has no row of {name!r}, which was materialized before, so it is materialized from {first.isoformat()} on."
+        )
+    online = _Online(store, views, valid_from, lost)
     online.require_nanoseconds()
     done, skipped = 0, 0
     for chunk in spec.window.split(spec.chunk):
@@ -111,7 +118,15 @@ def _publish(
             f"File sources: {', '.join(map(repr, sorted(known))) or 'none'}."
         )
     folder = SourceFolder(store, known[name], source_columns(known[name], contents), context.store)
-    datasets = select_whole(context.store, source.dataset, context.kept)
+    datasets = []
+    for given in select_whole(context.store, source.dataset, context.kept):
+        datasets.append(dataset := folder.newest(given, source.valid_from))
+        if dataset is not given:
+            what = given.window.label if given.window else "the snapshot"
+            context.progress(
+                f"Source {name!r} keeps dataset {dataset.manifest.id[:12]} of {what}, which replaced the given one "
+                f"({given.manifest.id[:12]}) since."
+            )
     replaced = folder.replaced_by(datasets)
     rows = [folder.publish(dataset, source.valid_from) for dataset in datasets]
     folder.remove(replaced)
@@ -189,12 +204,17 @@ class _Online:
     :param store: the Feast project
     :param views: names of the feature views to materialize
     :param snapshots: for each source that is a snapshot, the time from which its rows are valid
+    :param lost: for each feature view whose materialized rows are no longer in the online store, the start of its first
+        materialized interval
     """
 
-    def __init__(self, store: FeatureStore, views: Sequence[str], snapshots: dict[str, datetime]) -> None:
+    def __init__(
+        self, store: FeatureStore, views: Sequence[str], snapshots: dict[str, datetime], lost: dict[str, datetime]
+    ) -> None:
         self._store = store
         self._views = views
         self._snapshots = snapshots
+        self._lost = lost
         self._reached: dict[str, datetime] = {}
 
     def require_nanoseconds(self) -> None:
@@ -259,6 +279,8 @@ class _Online:
             if source in self._snapshots and name not in self._reached:
                 # A snapshot stays valid, so its rows belong to every later window.
                 start = min(start, self._snapshots[source])
+            if name in self._lost and name not in self._reached:
+                start = min(start, self._lost[name])
             newest = view.most_recent_end_time if view is not None else None
             calls.setdefault((start, max(last, newest) if newest else last), []).append(name)
         return calls

@@ -12,11 +12,12 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
-from airflow_mlops.gates.slice_search import by_column
+from airflow_mlops.gates.group_rates import group_rates
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.fairness_rule import FairnessRule
-from airflow_mlops.performance.fairness import Rates, largest_difference
+from airflow_mlops.performance.fairness import largest_difference
 from airflow_mlops.performance.findings import FairnessDifference
+from airflow_mlops.registry.records.fairness import FairnessRates, GroupRates
 from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
@@ -31,25 +32,32 @@ def measure(
     """Measure the fairness metrics of the policy, each with a confidence interval.
 
     The groups and the rates are those of the gate :class:`~airflow_mlops.gates.fairness.Fairness`, without weights of
-    rows.
+    rows. If the version passed a gate with the same metric and column, the difference at that time is the reference.
 
     :param reference: the training reference of the version that made the predictions
     :param realised: realised performance, which says whether there are enough labels
-    :return: the differences, and why others were not measured, one sentence each
+    :return: the differences, and why others were not measured or have no reference, one sentence each
     :raises SpecError: the model is not binary, or the predictions do not have a column of the policy
     """
     found, notes = [], []
+    confidence = check.policy.confidence
     for rule in check.policy.fairness:
         _require(check, rule, reference.contract)
         name, design = f"The {rule.difference} difference over {rule.sensitive}", clusters.of_scores(check)
         if rule.needs_labels and realised.unmeasured is not None:
             notes.append(f"{name} was not measured, because {realised.unmeasured}.")
             continue
-        rates = _rates(check, rule, reference.contract)
-        difference = largest_difference(rates, check.policy.confidence, design)
+        difference = largest_difference(_rates(check, rule, reference.contract), confidence, design)
         if difference is None:
             notes.append(f"{name} was not measured, because fewer than two groups have such rows.")
             continue
+        known = _at_evaluation(rule, reference)
+        before = largest_difference(known.rates, confidence) if known is not None else None
+        if known is None or before is None:
+            notes.append(
+                f"{name} is not compared with the evaluation of {reference.version}, because no gate of its promotion measured "
+                "it between two groups."
+            )
         value = difference.interval
         found.append(
             FairnessDifference(
@@ -58,6 +66,10 @@ def measure(
                 value=value.value,
                 low=value.low,
                 high=value.high,
+                reference=before.interval.value if before is not None else None,
+                reference_low=before.interval.low if before is not None else None,
+                reference_high=before.interval.high if before is not None else None,
+                compared=known.compared if known is not None else 1,
                 limit=rule.max_difference,
                 of=difference.of,
                 least=difference.least,
@@ -65,6 +77,12 @@ def measure(
             )
         )
     return found, notes
+
+
+def _at_evaluation(rule: FairnessRule, reference: TrainingReference) -> FairnessRates | None:
+    """Return the rates that a gate with the metric and the column of a rule measured."""
+    measured = (item for item in reference.fairness if (item.metric, item.sensitive) == (rule.fairness, rule.sensitive))
+    return next(measured, None)
 
 
 def _require(check: Check, rule: FairnessRule, contract: ModelContract) -> None:
@@ -79,17 +97,15 @@ def _require(check: Check, rule: FairnessRule, contract: ModelContract) -> None:
         )
 
 
-def _rates(check: Check, rule: FairnessRule, contract: ModelContract) -> list[Rates]:
+def _rates(check: Check, rule: FairnessRule, contract: ModelContract) -> list[GroupRates]:
     if not rule.needs_labels:
         rows = metrics.scored(check.batches(_columns(["score"], rule)), labelled=False)
-        return [_rate("share of positive predictions", rule.sensitive, *_predicted(rows, rule, contract))]
+        predicted, values = _predicted(rows, rule, contract)
+        return group_rates(rule, values, predicted)
     wanted = _columns([LABEL, "score"], rule)
     predicted, values = _predicted(metrics.measurable(check.batches(wanted), contract), rule, contract)
     truth = np.asarray(metrics.outcomes(check.batches(metrics.COLUMNS), contract).truth, dtype=bool)
-    return [
-        _rate("true positive rate", rule.sensitive, predicted, values, truth),
-        _rate("false positive rate", rule.sensitive, predicted, values, ~truth),
-    ]
+    return group_rates(rule, values, predicted, truth)
 
 
 def _columns(names: Sequence[str], rule: FairnessRule) -> list[str]:
@@ -106,23 +122,3 @@ def _predicted(
         values.append(clusters.plain(batch.column(rule.sensitive)))
     joined = pa.chunked_array(values).combine_chunks() if values else pa.nulls(0)
     return np.concatenate(positive), joined
-
-
-def _rate(
-    of: str, name: str, predicted: NDArray[np.bool_], values: pa.Array, among: NDArray[np.bool_] | None = None
-) -> Rates:
-    """Return the share of positive predictions of each group.
-
-    :param of: what the share measures
-    :param name: name of the column of the groups
-    :param values: values of this column, shape (n,)
-    :param among: the rows that count, shape (n,); by default all rows
-    """
-    counted = np.ones(len(predicted), bool) if among is None else among
-    return Rates(
-        of,
-        {
-            part.name: (int((predicted & counted)[part.index].sum()), int(counted[part.index].sum()))
-            for part in by_column(name, values)
-        },
-    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.numbers import percent
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
@@ -133,7 +134,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     if alpha is not None and outcomes.rows:
         covered = metrics.quantile_coverage(outcomes, policy.confidence).value
         notes.append(f"{covered:.1%} of the labels are at most the prediction, which is the {alpha:.10g} quantile.")
-    reason = missing or young or _too_few(outcomes.rows, coverage, policy)
+    reason = missing or young or _too_few(outcomes.rows, coverage, policy, outcomes.skipped)
     trained = _at_training(reference, weights.column).intervals.get(BIAS)
     measured = _measured(policy, metric, outcomes, reference, weights.column)
     notes += measured.notes
@@ -338,14 +339,24 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
     return metric
 
 
-def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
-    """Return a clause that explains why there are too few labels to judge performance; ``None`` if there are enough."""
+def _too_few(labels: int, coverage: float, policy: Policy, skipped: int = 0) -> str | None:
+    """Return a clause that explains why there are too few labels to judge performance; ``None`` if there are enough.
+
+    :param labels: number of labels
+    :param skipped: number of labelled rows that are not among ``labels``, because they cannot be measured
+    """
+    if skipped and labels < policy.min_labels:
+        those = f"only {labels:,}" if labels else "none"
+        return (
+            f"{those} of {counted(labels + skipped, 'labelled row')} {'has' if labels < 2 else 'have'} a finite label and "
+            f"a finite score ({policy.min_labels:,} needed)"
+        )
     if not labels:
         return "there are no labels"
     if labels < policy.min_labels:
         return f"there {only(labels, 'label')} ({policy.min_labels:,} needed)"
     if coverage < policy.min_coverage:
-        return f"only {coverage:.1%} of the predictions have a label ({policy.min_coverage:.0%} needed)"
+        return f"only {percent(coverage)} of the predictions have a label ({policy.min_coverage:.0%} needed)"
     return None
 
 

@@ -123,8 +123,13 @@ def metrics(findings: Findings) -> dict[str, float]:
             "positive_rate_reference": rate.reference,
         }
     for item in findings.fairness:
-        name = f"{item.metric}_over_{item.sensitive}"
-        numbers |= {name: item.value, f"{name}_low": item.low, f"{name}_high": item.high}
+        name = item.metric_name
+        numbers |= {
+            name: item.value,
+            f"{name}_low": item.low,
+            f"{name}_high": item.high,
+            f"{name}_reference": item.reference,
+        }
     if findings.label_delay is not None:
         numbers |= {f"label_delay_{name}": days for name, days in findings.label_delay}
     return {name: value for name, value in numbers.items() if value is not None}

@@ -58,7 +58,7 @@ class MonitorResult(Result):
         ``bias`` (mean of prediction minus label), ``interval_coverage`` (share of the labels in their prediction
         interval) and ``positive_rate`` (share of positive predictions of a binary model) have the same suffixes.
         ``demographic_parity_over_COLUMN`` and ``equalized_odds_over_COLUMN`` are the fairness metrics of the policy, with
-        the suffixes ``_low`` and ``_high``.
+        the same suffixes. Their ``_reference`` is the value in the evaluation of the version.
         ``label_delay_median``, ``label_delay_p90`` and ``label_delay_p99`` are in days
     :param metric: name of the metric of realised performance; ``None`` if realised performance was not measured
     :param most_drifted: the drifted feature with the largest effect; if no feature drifted, the measured feature with

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_mlops import __version__
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets.catalog import read_manifest
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import index
 from airflow_mlops.registry.aliases import carry_out, settled_champion
 from airflow_mlops.registry.client import connect, registry_errors
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
     """Make the winner of the verdict the champion, and record the decision in the ledger.
 
-    The promotion is refused if no candidate passed every gate, if a required approval was not given, or if the champion
-    has changed since the evaluation.
+    The promotion is refused if no candidate passed every gate, if a required approval was not given, if the champion
+    has changed since the evaluation, or if the champion was chosen on a later window of the same dataset.
 
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
@@ -41,7 +44,7 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
         rejected = spec.approval is not None and not spec.approval.granted
         if winner is not None and now is not None and winner.version == now.version and not rejected:
             return None
-        refusal = _refusal(spec, now) if winner is not None else verdict.reason
+        refusal = verdict.reason if winner is None else _refusal(spec, now) or _newer(spec, now, entries, context.store)
         promoted = None if refusal else winner
         if promoted and not card:
             card.update(card_hashes(client, promoted))
@@ -94,6 +97,32 @@ def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:
     before = f"the champion v{evaluated.version}" if evaluated else "no champion"
     present = f"the champion is v{now.version}" if now else "the model has no champion"
     return f"The candidates were compared with {before}, but now {present}. Evaluate the candidates again."
+
+
+def _newer(spec: PromoteSpec, now: ModelVersionRef | None, entries: list[Entry], store: ArtifactStore) -> str:
+    """Return why the champion is newer than the winner; empty if it is not, or if a person has approved the promotion.
+
+    A user who clears the tasks of an earlier run evaluates on its earlier rows, on which a newer champion may be worse.
+    """
+    verdict = spec.verdict
+    if now is None or (spec.approval is not None and spec.approval.by):
+        return ""
+    chosen = next((entry for entry in reversed(entries) if entry.promotes(now.version)), None)
+    if chosen is None or chosen.dataset_name != verdict.dataset_name or chosen.dataset_id in (None, verdict.dataset_id):
+        return ""
+    try:
+        ours, theirs = (
+            read_manifest(store, verdict.dataset_name, str(item)).window
+            for item in (verdict.dataset_id, chosen.dataset_id)
+        )
+    except (DatasetCorruptError, DatasetNotFoundError):
+        return ""
+    if ours is None or theirs is None or ours.end >= theirs.end:
+        return ""
+    return (
+        f"The candidates were evaluated on {verdict.dataset_name} {ours.label}, but the champion v{now.version} was chosen on "
+        f"{theirs.label}, which ends later. Evaluate on newer rows, or let a person approve the promotion."
+    )
 
 
 def _code(client: MlflowClient, winner: ModelVersionRef) -> dict[str, str]:

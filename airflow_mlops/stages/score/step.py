@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, Manifest
+from airflow_mlops.data.predictions.log import require_unserved
 from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.models import attributions, contracts, sent_models
@@ -60,6 +62,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     :raises TableError: the table of ``write_to`` cannot hold the predictions, or rejects them. The dataset
         of predictions exists
     :raises DatasetCorruptError: the predictions of another shard were deleted or changed before they became a dataset
+    :raises SpecError: servers have logged predictions of the window in the same datasets
     """
     shard = shards.join(spec, context) if spec.shards is not None else None
     datasets = select(context.store, spec.dataset, kept=shard.kept if shard else context.kept)
@@ -68,12 +71,9 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         context = context.for_call()
         parts = on_executors.parts(spec, datasets, context)
     window = spec.window or window_of(datasets)
-    table = None
-    if spec.write_to is not None:
-        details = datasets[0].manifest.details
-        kept = [key for key in details.get("keys") or [] if key not in spec.drop_columns]
-        writing.check_rows(window, kept, datasets[0].manifest.name)
-        table = writing.open_target(spec.write_to, context.connection)
+    if window is not None:
+        require_unserved(context.store, spec.predictions, window)
+    table = _table(spec, window, datasets[0], context)
     client = connect(spec.mlflow, context.connection)
     one_version = shard or parts
     resolve = partial(version_of, spec, client)
@@ -82,40 +82,81 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         return ScoreResult(dataset=None, summary=f"No rows were scored. {_lacks(spec)}.")
     privacy = Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection)
     scoring = Scoring(datasets, version, spec.predictions, spec.part, window, context, privacy, spec.shadow)
-    load = partial(_load, spec, client, context, version)
-    manifest: Manifest | None
     if parts is not None:
-        started = time.perf_counter()
-        manifest, engine = on_executors.score(scoring, spec, parts, partial(_send, spec, client, context, version))
-        rows, seconds, which = manifest.rows, time.perf_counter() - started, ""
+        done = _by_executors(scoring, parts, spec, client)
     elif shard is None:
-        model, explainer = load()
-        started = time.perf_counter()
-        manifest = scoring.all_rows(model, explainer)
-        rows, engine, seconds, which = manifest.rows, model.engine, time.perf_counter() - started, ""
+        done = _all_rows(scoring, *_load(spec, client, context, version))
     else:
-        piece = scoring.one_shard(shard, load)
+        piece = scoring.one_shard(shard, partial(_load, spec, client, context, version))
         if not shard.is_newest:
             context.progress(
                 "Another shard was cleared, so all shards choose the model version again. This shard is scored again."
             )
             return run(for_newer_round(spec), context)
-        manifest = scoring.dataset_of_shards(shard)
-        rows, engine, seconds = piece.rows, piece.engine, piece.seconds
         which = f", shard {shard.shard} of {shard.shards},"
-    context.processed(rows)
-    when = f" of {window.label}" if window else ""
-    summary = f"Scored {counted(rows, 'row')}{when}{which} with {version} in {seconds:.1f} s on {engine}"
+        done = _Done(scoring.dataset_of_shards(shard), piece.rows, piece.engine, piece.seconds, which)
+    context.processed(done.rows)
+    return _finished(spec, context, scoring, done, table)
+
+
+class _Done(NamedTuple):
+    """Scored rows.
+
+    :param manifest: manifest of the dataset of predictions; ``None`` if another shard writes the dataset
+    :param rows: number of rows that this task scored
+    :param engine: library that ran the model
+    :param seconds: time that the rows took
+    :param shard: the shard, as a part of a sentence; empty if the task scores all rows
+    """
+
+    manifest: Manifest | None
+    rows: int
+    engine: str
+    seconds: float
+    shard: str = ""
+
+
+def _table(
+    spec: ScoreSpec, window: Window | None, dataset: Dataset, context: StepContext
+) -> writing.Replaceable | None:
+    """Open the table of ``write_to``, and check that predictions can be found again in it."""
+    if spec.write_to is None:
+        return None
+    kept = [key for key in dataset.manifest.details.get("keys") or [] if key not in spec.drop_columns]
+    writing.check_rows(window, kept, dataset.manifest.name)
+    return writing.open_target(spec.write_to, context.connection)
+
+
+def _all_rows(scoring: Scoring, model: Scorer, explainer: Explainer | None) -> _Done:
+    started = time.perf_counter()
+    manifest = scoring.all_rows(model, explainer)
+    return _Done(manifest, manifest.rows, model.engine, time.perf_counter() - started)
+
+
+def _by_executors(scoring: Scoring, parts: shards.Round, spec: ScoreSpec, client: MlflowClient) -> _Done:
+    started = time.perf_counter()
+    send = partial(_send, spec, client, scoring.context, scoring.version)
+    manifest, engine = on_executors.score(scoring, spec, parts, send)
+    return _Done(manifest, manifest.rows, engine, time.perf_counter() - started)
+
+
+def _finished(
+    spec: ScoreSpec, context: StepContext, scoring: Scoring, done: _Done, table: writing.Replaceable | None
+) -> ScoreResult:
+    """Update the index, write the predictions into the table, and return the result."""
+    manifest = done.manifest
+    when = f" of {scoring.window.label}" if scoring.window else ""
+    summary = f"Scored {counted(done.rows, 'row')}{when}{done.shard} with {scoring.version} in {done.seconds:.1f} s on {done.engine}"
     found = ScoreResult(
         dataset=manifest.ref if manifest else None,
-        scored_by=version,
-        engine=engine,
-        rows_per_second=round(rows / seconds, 1),
+        scored_by=scoring.version,
+        engine=done.engine,
+        rows_per_second=round(done.rows / done.seconds, 1),
         summary=f"{summary}.",
     )
     if manifest is None:
         return found.model_copy(update={"summary": f"{summary}; the last shard writes the dataset."})
-    if shard is not None:
+    if done.shard:
         found = found.model_copy(
             update={"summary": f"{summary}. Wrote the {counted(manifest.rows, 'row')} of all shards."}
         )

@@ -16,6 +16,7 @@ import numpy as np
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.datasets.subsets import with_rows
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.calibration import require_rows
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -112,7 +113,7 @@ def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray
     masks = {wanted[0]: chosen}
     if len(wanted) > 1:
         newer, _ = held_out(
-            dataset.chosen(part, chosen),
+            with_rows(dataset, part, chosen),
             part,
             int(chosen.sum()),
             0.5,
@@ -134,8 +135,8 @@ def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray
         require_rows(spec.calibration.method, labels[masks["calibration"]], classes, source)
     if len(wanted) > 1:
         source = f"one half of {source}"
-    parts = {use: SetAside(dataset.chosen(part, rows), source) for use, rows in masks.items()}
-    return Divided(dataset.chosen(part, ~chosen), **parts)
+    parts = {use: SetAside(with_rows(dataset, part, rows), source) for use, rows in masks.items()}
+    return Divided(with_rows(dataset, part, ~chosen), **parts)
 
 
 def _require_classes(dataset: Dataset, labels: NDArray[Any], use: str, source: str, otherwise: str) -> None:

@@ -50,12 +50,7 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
         rows itself, the rows of ``train`` are a sample
     :raises TrainingError: no model can be trained on the data
     """
-    dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
-    # A sample is enough for the checks if the trainer streams the data itself.
-    streamed = _streams(spec)
-    train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
-    check_parts(dataset, {TRAIN: train, TEST: test})
-    return dataset, train, test
+    return _load(spec, store, TRAIN)
 
 
 def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
@@ -65,9 +60,14 @@ def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingDa
         part ``test``
     :raises TrainingError: no model can be trained on the data
     """
+    return _load(spec, store, None)
+
+
+def _load(spec: TrainSpec, store: ArtifactStore, part: str | None) -> tuple[Dataset, TrainingData, TrainingData]:
     dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
+    # A sample is enough for the checks if the trainer streams the data itself.
     streamed = _streams(spec)
-    rows, test = read_part(dataset, None, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
+    rows, test = read_part(dataset, part, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: rows, TEST: test})
     return dataset, rows, test
 

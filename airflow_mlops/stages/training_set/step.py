@@ -107,22 +107,7 @@ def _write(
     leakage.refuse(content.newer(), features, table.num_rows)
     labels = table[layout.label] if layout.label else None
     task = (spec.task or infer_task(labels)) if labels is not None else None
-    details: dict[str, Any] = {
-        "label": layout.label,
-        "task": task,
-        "features": features,
-        "timestamp": spec.timestamp,
-        "keys": layout.keys,
-        "feature_refs": content.refs,
-        "feature_service": spec.feature_service,
-        "split": None,
-        "dropped": dropped,
-        "infinite": content.infinite(),
-        **dates_detail(datasets, spec.timestamp),
-        **coverage(datasets, resolved.window if resolved else None),
-        **(resolved.describe() if resolved else {}),
-        **forecasts.detail(forecast, spec),
-    }
+    details = _details(content, task, dropped, datasets, resolved, forecast)
     if gone := sorted({*left_out} & {*spec.columns, *layout.joined}):
         details["without"] = gone
         context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
@@ -166,6 +151,34 @@ def _write(
         + _told(repeated)
         + _about_window(resolved, details),
     )
+
+
+def _details(
+    content: Content,
+    task: Task | None,
+    dropped: dict[str, int],
+    datasets: Sequence[Dataset],
+    resolved: ResolvedWindow | None,
+    forecast: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the details for the manifest that are known before the label is checked and the rows are split."""
+    layout, spec = content.layout, content.layout.spec
+    return {
+        "label": layout.label,
+        "task": task,
+        "features": layout.features,
+        "timestamp": spec.timestamp,
+        "keys": layout.keys,
+        "feature_refs": content.refs,
+        "feature_service": spec.feature_service,
+        "split": None,
+        "dropped": dropped,
+        "infinite": content.infinite(),
+        **dates_detail(datasets, spec.timestamp),
+        **coverage(datasets, resolved.window if resolved else None),
+        **(resolved.describe() if resolved else {}),
+        **forecasts.detail(forecast, spec),
+    }
 
 
 def _checked_label(

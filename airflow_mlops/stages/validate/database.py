@@ -140,6 +140,8 @@ class Database:
             cursor.close()
             if self.engine.driver == "psycopg":
                 _read_all_times(connection)
+            elif self.engine.driver == "psycopg2":
+                _read_all_times_psycopg2(connection)
 
         event.listen(self.engine, "connect", begin)
         # SQLAlchemy would end the transaction after each use of the connection.
@@ -182,3 +184,24 @@ def _read_all_times(connection: Any) -> None:
     for name, loader in loaders.items():
         connection.adapters.register_loader(name, tolerant(loader))
     connection.adapters.register_loader("interval", TextLoader)
+
+
+def _read_all_times_psycopg2(connection: Any) -> None:
+    """As :func:`_read_all_times`, for psycopg2, which reads an infinite date as the last day of the year 9999."""
+    from psycopg2 import DataError, extensions
+
+    def tolerant(cast: Callable[[str | None, Any], Any]) -> Callable[[str | None, Any], Any]:
+        def load(value: str | None, cursor: Any) -> Any:
+            if value is None or value.endswith("infinity"):
+                return value
+            try:
+                return cast(value, cursor)
+            except (DataError, ValueError):
+                return value
+
+        return load
+
+    casts = {1082: extensions.PYDATE, 1114: extensions.PYDATETIME, 1184: extensions.PYDATETIMETZ}
+    for oid, cast in casts.items():
+        extensions.register_type(extensions.new_type((oid,), f"mlops_{oid}", tolerant(cast)), connection)
+    extensions.register_type(extensions.new_type((1186,), "mlops_interval", lambda value, _: value), connection)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core import strict_json
 from airflow_mlops.core.errors import SpecError, one_line
+from airflow_mlops.stages.validate.exact_bounds import ExactBounds, require_exact
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -19,7 +20,7 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
 
     :param given: path of a ``.json`` file, the content of such a file as a dict, or the import path
         ``package.module:function`` of a function
-    :raises SpecError: the suite cannot be loaded
+    :raises SpecError: the suite cannot be loaded, or has an integer that Great Expectations would round
     """
     from great_expectations import ExpectationSuite
 
@@ -33,8 +34,12 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
             f"suite={given!r} is neither the path of a .json file nor an import path. Set `suite` to one of them; an "
             "import path has the form `package.module:function`."
         )
+    bounds = ExactBounds(f"The suite {given!r}")
     try:
-        suite = getattr(importlib.import_module(module), name)()
+        with bounds.checking():
+            suite = getattr(importlib.import_module(module), name)()
+    except SpecError:
+        raise
     except Exception as error:
         raise SpecError(
             f"The suite {given!r} cannot be created: {one_line(error)}. Correct the function or its import path."
@@ -43,6 +48,7 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
         raise SpecError(
             f"The function {given!r} returned {type(suite).__name__}. Return a great_expectations.ExpectationSuite."
         )
+    bounds.require_checked(suite.expectations)
     return _copy(suite.name, suite.expectations, suite.meta, suite.notes)
 
 
@@ -92,17 +98,7 @@ def expectation_of(given: dict[str, Any], what: str) -> Any:
 
     try:
         expectation = ExpectationConfiguration(**given).to_domain_obj()
-        for name, value in given["kwargs"].items():
-            # Great Expectations stores bounds as floating-point numbers.
-            if (
-                type(value) is int
-                and isinstance(rounded := getattr(expectation, name, None), float)
-                and rounded != value
-            ):
-                raise SpecError(
-                    f"{what} is not valid: Great Expectations would round `{name}` of {given['type']} from {value} to {rounded:.0f}, "
-                    "because it stores numbers in double precision. Set it to a number that double precision can hold."
-                )
+        require_exact(given["kwargs"], expectation, what)
         return expectation
     except ValueError as error:
         # pydantic reports one problem for each type that the bound could have.

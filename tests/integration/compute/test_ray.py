@@ -1,4 +1,4 @@
-"""Train on a real cluster of Ray: the same candidate as on the worker, killed tasks, and errors as one sentence."""
+"""Train and search on a real cluster of Ray: the same results as on the worker, killed tasks, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,13 @@ from airflow_mlops.compute import Ray
 from airflow_mlops.compute.ray import job as ray_job
 from airflow_mlops.compute.ray.cluster import connected
 from airflow_mlops.compute.ray.runner import RayRunner
-from airflow_mlops.core.calls import StepCall
+from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import ComputeError, NoCapacityError, SpecError, TrainingError
-from airflow_mlops.data.results import write_result
+from airflow_mlops.data.results import read_result, write_result
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.search.spec import SearchSpec
+from airflow_mlops.trainers import FunctionTrainer, Int, Search
 from tests.integration.conftest import BUNDLE, end_group, free_port
 from tests.support.training import training_set
 
@@ -40,24 +43,41 @@ STARTED = 120.0
 DAG = """
 from airflow.sdk import DAG
 from airflow_mlops.compute import Ray
-from airflow_mlops.operators import TrainOperator
-from airflow_mlops.trainers import FunctionTrainer
+from airflow_mlops.operators import SearchOperator, TrainOperator
+from airflow_mlops.trainers import FunctionTrainer, Int, Search
 
 options = {{"dataset": {dataset!r}, "trainer": FunctionTrainer("trained_on_ray:train", {{"depth": 3}})}}
 with DAG("ray_{model}", default_args={{"model": "{model}"}}):
     here = TrainOperator(task_id="here", **options)
     there = TrainOperator(task_id="there", run_on=Ray(num_cpus=2, memory="200Mi", env={{"ON_RAY": "1"}}), **options)
     here >> there
+    searched = {{
+        "dataset": {dataset!r},
+        "search": Search(FunctionTrainer("trained_on_ray:train"), {{"depth": Int(1, 9)}}, trials=4, folds=2),
+        "seed": 5,
+    }}
+    SearchOperator(task_id="search_here", **searched)
+    SearchOperator(task_id="search_there", run_on=Ray(), **searched)
 """
 # In the folder of the DAG file, which the node has at the same path.
 MODULE = """
-import os
+import os, pathlib, time
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
+def wait_for_another(folder):
+    # A trial in another process, which waits for this one.
+    folder = pathlib.Path(folder)
+    folder.joinpath(str(os.getpid())).touch()
+    end = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+
 def train(X, y, *, params, seed):
+    if "MEET_IN" in os.environ:
+        wait_for_another(os.environ["MEET_IN"])
     if "ON_RAY" in os.environ:
         print("threads", os.environ["OMP_NUM_THREADS"], os.environ["AWS_SECRET_ACCESS_KEY"])
     numbers = make_column_transformer((SimpleImputer(), list(X.select_dtypes("number").columns)))
@@ -213,17 +233,59 @@ def test_the_candidate_is_the_same_as_on_the_worker(cluster, run_dag, client, mo
         done = run_dag(DAG.format(model=model, dataset=dataset), connections={"ray_default": cluster.connection})
     finally:
         module.unlink()
-    assert done.states() == {"here": "success", "there": "success"}
+    assert done.states() == dict.fromkeys(("here", "there", "search_here", "search_there"), "success")
     here, there = done.xcom("here"), done.xcom("there")
     # The version of an earlier training is returned only if its export, data, parameters, code and packages are the same.
     assert there["candidate"] == here["candidate"]
     assert there["run_id"] != here["run_id"]
     assert (there["metrics"], there["dataset"]) == (here["metrics"], here["dataset"])
+    # A search by one worker has the same trials.
+    here, there = done.xcom("search_here"), done.xcom("search_there")
+    assert there["run_id"] != here["run_id"]
+    for name in ("params", "value", "trials", "trainer"):
+        assert there[name] == here[name]
     # The step got the requested CPUs and the credentials.
     assert "threads 2 ***" in cluster.logs()
     output = "".join(capfd.readouterr()) + cluster.logs()
     assert SECRET not in output
     assert TOKEN not in output
+
+
+def test_the_workers_of_a_search_run_trials_at_once_on_the_cluster(
+    cluster, store, client, mlflow_connection, tmp_path, monkeypatch
+):
+    folder, model = tmp_path / "running", f"late_{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    (tmp_path / "trained_on_ray.py").write_text(MODULE)
+    search = Search(FunctionTrainer("trained_on_ray:train"), {"depth": Int(1, 9)}, trials=4, folds=2, pruner=None)
+    dataset = training_set(store)
+    env = {"MEET_IN": str(folder), "AIRFLOW_CONN_MLFLOW_DEFAULT": os.environ["AIRFLOW_CONN_MLFLOW_DEFAULT"]}
+
+    def work(number: int) -> dict[str, object]:
+        """One instance of a mapped task."""
+        spec = SearchSpec(dataset=dataset, model=model, search=search, worker=number)
+        about = Provenance(dag_id="d", run_id="r", task_id="search", map_index=number)
+        call = StepCall(
+            step="search",
+            spec=spec.model_dump(mode="json"),
+            store=store.url,
+            key=f"results/d/r/search/{number}/0-0123456789abcdef.json",
+            version=__version__,
+            provenance=about,
+        )
+        report = ray_job.RayJob(f"search {number}", {"CPU": 1}, 60).run(env, [str(tmp_path)], call.model_dump_json())
+        assert not report, report
+        return read_result(store, call.key)
+
+    with connected(ConnectionInfo.of("ray_default", **json.loads(cluster.connection)), {}, {}):
+        results = list(ThreadPoolExecutor(2).map(work, range(2)))
+    # The first trial of each worker waited for that of the other.
+    assert len(list(folder.iterdir())) == 2
+    assert len({(result["study"], result["run_id"]) for result in results}) == 1
+    assert max(sum(result["trials"].values()) for result in results) >= 4
+    run = client.get_run(results[0]["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["trials_complete"] >= 4
 
 
 def test_a_killed_task_lets_the_step_write_a_checkpoint(run, tmp_path):

@@ -42,7 +42,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "search": {"trainer": {"estimator": "a.B"}, "space": {"C": {"kind": "float", "low": 0, "high": 1}}, "trials": 2},
     },
     "TrainOperator": {"dataset": DATASET, "model": "delays", "trainer": {"estimator": "a.B"}, "tags": {"m": "{{ month }}"}},
-    "EvaluateOperator": {"candidates": [{"model": "{{ month }}", "version": "{{ version }}"}], "card": {"purpose": "x.yaml"}},
+    "EvaluateOperator": {
+        "candidates": [{"model": "{{ month }}", "version": "{{ version }}"}], "card": {"purpose": "x.yaml"},
+        "shard": "{{ version }}", "shards": 8,
+    },
     "PromoteOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
     "RefitOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
     "RollbackOperator": {"model": "delays", "reason": "{{ month }}", "to_version": "{{ version }}"},

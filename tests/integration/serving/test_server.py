@@ -75,12 +75,14 @@ def table(dataset: Dataset) -> pa.Table:
 
 
 @contextmanager
-def served(champion: SimpleNamespace, spool: Path, *options: str, token: str = "") -> Iterator[SimpleNamespace]:
+def served(
+    champion: SimpleNamespace, spool: Path, *options: str, token: str = "", **environment: str
+) -> Iterator[SimpleNamespace]:
     """A server that is ready."""
     port = free_port()
     command = ["-m", "airflow_mlops.serving", champion.model, "--store", champion.url, "--port", str(port)]
     command += ["--spool", str(spool), *options]
-    with answering(command, port, champion.model, champion.mlflow, MLOPS_SERVE_TOKEN=token) as server:
+    with answering(command, port, champion.model, champion.mlflow, MLOPS_SERVE_TOKEN=token, **environment) as server:
         yield server
 
 

@@ -21,6 +21,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
+from tests.support.killing import Timeout, timeout_on_alarm
 from tests.support.mariadb import MariaDB, mariadb  # noqa: F401 - a fixture
 from tests.support.postgres import Postgres, postgres  # noqa: F401 - a fixture
 
@@ -35,21 +36,10 @@ MARIADB_LATER = (
 )
 
 
-class Timeout(BaseException):
-    pass
-
-
 @pytest.fixture
 def timeout():
-    """Raise :class:`Timeout` in the main thread on SIGALRM, as Airflow does for ``execution_timeout``."""
-
-    def ring(*_):
-        raise Timeout
-
-    before = signal.signal(signal.SIGALRM, ring)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    with timeout_on_alarm():
+        yield
 
 
 @pytest.fixture

@@ -256,7 +256,8 @@ def test_the_importance_of_a_useful_feature_is_above_that_of_noise(context, clie
     dataset = training_set(context.store)
     good = make(dataset, GOOD)
     folder = download(client, good)
-    data = evaluate_candidates.held_out(EvaluateSpec(candidates=[good]), {good: folder}, context)
+    part = evaluate_candidates.split_part(EvaluateSpec(candidates=[good]), {good: folder}, context)
+    data = evaluate_candidates.held_out(part)
     candidate = evaluate_candidates.load(folder, good, data, allow_pyfunc=False)
     found = importance(candidate, data, find_metric("roc_auc"))
     assert found["distance"] > 0.2

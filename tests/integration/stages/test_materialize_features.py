@@ -288,6 +288,41 @@ def test_datasets_can_be_published_in_any_order_and_repeatedly(flights, store, t
     assert online(flights, "planes:seats", tailnum="N1") == 101
 
 
+def test_the_cleared_task_of_an_earlier_run_keeps_what_was_published_since(flights, store):
+    """The earlier run has its own datasets, an older snapshot and other rows of the same window."""
+    old = {
+        "planes": planes_source(store, N1=100),
+        "weather": weather(("EWR", "2013-01-20T12:00:00Z", 20), window="2013-01", store=store),
+    }
+    new = {
+        "planes": planes_source(store, N1=101),
+        "weather": weather(("EWR", "2013-01-20T12:00:00Z", 21), window="2013-01", store=store),
+    }
+    for key, sources in ("old", old), ("new", new), ("cleared", old):
+        result = materialize(store, flights, "2013-01", key=f"results/{key}.json", sources=sources)
+        assert (result.published == {}) == (key == "cleared")
+    assert online(flights, "weather:temp", origin="EWR") == 21
+    assert online(flights, "planes:seats", tailnum="N1") == 101
+    # Old rows that are ingested again are new.
+    planes_source(store, N1=100)
+    result = materialize(store, flights, "2013-01", key="results/again.json", sources=old)
+    assert result.published == {"planes": 1}
+    assert online(flights, "planes:seats", tailnum="N1") == 100
+
+
+def test_a_deleted_online_store_is_filled_again_from_the_first_window_on(flights, store, tmp_path):
+    snapshot = planes_source(store, N1=100)
+    for month, origin in ("2013-01", "EWR"), ("2013-02", "JFK"):
+        ref = weather((origin, f"{month}-20T12:00:00Z", 20), window=month, store=store)
+        materialize(store, flights, month, key=f"results/{month}.json", sources={"weather": ref, "planes": snapshot})
+    (file,) = (tmp_path / "home" / "feast").rglob("online*.db")
+    file.unlink()
+    # The registry lists January and February, and the window has neither of the two rows.
+    materialize(store, flights, "2013-03", key="results/2013-03.json", chunk="7D")
+    assert [online(flights, "weather:temp", origin=origin) for origin in ("EWR", "JFK")] == [20, 20]
+    assert online(flights, "planes:seats", tailnum="N1") == 100
+
+
 def test_a_snapshot_reaches_the_online_store_for_any_window(flights, store):
     replay(store, flights, "2013-07", 80, planes=planes_source(store, N1=100))
     assert online(flights, "planes:seats", tailnum="N1") == 100

@@ -37,6 +37,7 @@ from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.stages.training_set import step as training_set
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from tests.support.deployed import write
+from tests.support.killing import Killed
 
 FEATURES = ["distance", "wind", "gust", "carrier"]
 DETAILS = {"keys": ["flight"], "timestamp": "time_hour", "features": FEATURES}
@@ -284,10 +285,6 @@ def test_a_second_check_of_a_window_gives_the_same_report(deployed):
     assert second.model_copy(update={"metrics": first.metrics}) == first
     changed = {name for name in first.metrics if first.metrics[name] != second.metrics[name]}
     assert changed == {"newest_row_age_days"}
-
-
-class Killed(BaseException):
-    """Raised instead of killing the process."""
 
 
 @pytest.mark.parametrize("written", [0, 1], ids=["before the page", "between the page and the JSON"])

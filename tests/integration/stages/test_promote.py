@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import datetime, timezone
 
+import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.approval import ApprovalRecord
 from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
@@ -112,6 +117,33 @@ def test_a_verdict_about_an_earlier_champion_is_refused(client, store, versions)
     )
     assert champion(client, v1.model) == v2
     assert [entry.decision for entry in Ledger(store, v1.model).entries()] == ["promoted", "promoted", "refused"]
+
+
+def evaluated_on(store, found: Verdict, window: str) -> Verdict:
+    """The verdict, about held-out rows of a window."""
+    with DatasetWriter(store, found.dataset_name) as writer:
+        writer.write(pa.table({"window": [window]}))
+        manifest, _ = writer.commit(window=Window.model_validate(window))
+    return found.model_copy(update={"dataset_id": manifest.id})
+
+
+def test_a_champion_that_was_chosen_on_a_later_window_is_replaced_only_by_a_person(client, store, versions):
+    """A user clears the tasks of an earlier run, on whose rows the newer champion is worse."""
+    v1, v2, v3 = versions
+    do(store, evaluated_on(store, verdict(v1, None), "2013-01..2013-02"), "a")
+    do(store, evaluated_on(store, verdict(v2, v1), "2013-02..2013-03"), "b")
+    old = evaluated_on(store, verdict(v3, v2), "2013-01..2013-02")
+    refused = do(store, old, "c")
+    assert not refused.promoted
+    assert "which ends later" in refused.reason
+    assert champion(client, v1.model) == v2
+    yes = ApprovalRecord(by="ada", at=datetime(2013, 4, 1, tzinfo=timezone.utc), decision="approved")
+    spec = PromoteSpec(verdict=old, needs_approval=True, approval=yes.model_copy(update={"by": ""}))
+    assert not promote.run(spec, StepContext(store=store, key="d")).promoted
+    spec = spec.model_copy(update={"approval": yes})
+    assert promote.run(spec, StepContext(store=store, key="e")).promoted
+    # The champion is of the same window now.
+    assert do(store, evaluated_on(store, verdict(v1, v3), "2013-02"), "f").promoted
 
 
 def test_only_the_first_of_two_verdicts_about_the_same_champion_is_carried_out(client, store, versions, monkeypatch):

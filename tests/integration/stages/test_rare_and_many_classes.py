@@ -68,16 +68,15 @@ class Lifecycle:
         assert self.step(promote, PromoteSpec, verdict=verdict).promoted
         return verdict
 
-    def monitored(self, rows: pa.Table) -> tuple[pa.Table, Report]:
+    def monitored(self, rows: pa.Table, **policy) -> tuple[pa.Table, Report]:
         """Score the rows of February, join the labels, and return the predictions and the report."""
         arrived = self.ingested("february", rows.drop_columns(["label"]), "2024-02")
         scored = self.step(score, ScoreSpec, model=self.model, dataset=arrived)
         labels = self.ingested("labels", rows.select(["id", "at", "label"]), "2024-02")
         on = {"on": ["id"], "label": "label", "name": f"{self.model}_outcomes"}
         joined = self.step(join_labels, JoinLabelsSpec, predictions=scored.dataset, labels=labels, **on)
-        self.step(
-            monitor, MonitorSpec, model=self.model, dataset=joined.dataset, window="2024-02", policy={"probe": None}
-        )
+        about = {"model": self.model, "dataset": joined.dataset, "window": "2024-02"}
+        self.step(monitor, MonitorSpec, **about, policy={"probe": None, **policy})
         report = Report.model_validate(self.store.read_json(f"reports/{self.model}/2024-02.json"))
         return open_dataset(self.store, joined.dataset).table(), report
 
@@ -117,14 +116,24 @@ def test_a_class_with_one_row_in_a_thousand_from_ingestion_to_monitoring(lifecyc
     assert 0 < contract.threshold < 0.2
     assert made.metrics["recall"] > 0.7
     gates = [{"metric": "roc_auc", "min": 0.9, "confidence": 0.95}, {"metric": "average_precision", "min": 0.3}]
-    bound = lifecycle.promoted(made.candidate, gates).candidates[0].gates[0]
+    fair = {"fairness": "demographic_parity", "sensitive": "country", "max_difference": 0.5}
+    verdict = lifecycle.promoted(made.candidate, [*gates, fair])
+    bound, _, difference, *_ = verdict.candidates[0].gates
     assert 0.9 < bound.low < bound.measured == made.metrics["roc_auc"]
-    found, report = lifecycle.monitored(february)
+    odds = {**fair, "fairness": "equalized_odds"}
+    found, report = lifecycle.monitored(february, fairness=[fair, odds])
     truth, scores = found["label"].to_numpy(), found["score"].to_numpy()
     assert report.performance.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
     assert report.performance.low < report.performance.value < report.performance.high
     assert report.positives.value == pytest.approx((scores >= contract.threshold).mean())
     assert report.verdict.decision == "healthy", report.verdict.reason
+    # The rates of the evaluation are in the ledger. No gate measured equalized odds.
+    compared, unknown = report.fairness
+    assert compared.reference == pytest.approx(difference.measured, abs=1e-12)
+    assert compared.reference_low < compared.reference < compared.reference_high
+    assert 0 < compared.low < compared.reference_high
+    assert unknown.reference is None
+    assert any("not compared with the evaluation" in note and "equalized odds" in note for note in report.notes)
 
 
 CLASSES = [f"{name} {number}" for number in range(10) for name in ("é", "on time", "a,b", "1", 'say "x"')]

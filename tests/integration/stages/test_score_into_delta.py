@@ -22,6 +22,7 @@ from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support import object_stores
 from tests.support.deployed import flights, promote, scoring_set
+from tests.support.killing import Killed, killed
 
 deltalake = pytest.importorskip("deltalake")
 
@@ -96,12 +97,6 @@ def test_a_retry_completes_the_table_and_a_table_that_does_not_fit_is_refused(st
         step="score", spec=spec, store=store.url, key="results/d/r/score/-1/0-1.json", version=__version__,
         provenance=Provenance(dag_id="d", run_id="r", task_id="score"),
     )  # fmt: skip
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*_):
-        raise Killed
 
     with monkeypatch.context() as patched:
         patched.setattr(DeltaTable, "replace", killed)

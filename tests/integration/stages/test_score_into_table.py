@@ -24,6 +24,7 @@ from airflow_mlops.stages.score import scoring
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.deployed import flights, promote, scoring_set, write
+from tests.support.killing import Killed, killed
 
 SECRET = "geheim-4711"
 TARGET = {"conn_id": "bi", "table": "predictions"}
@@ -108,12 +109,6 @@ def test_a_retry_completes_the_table_after_a_crash_between_the_two_commits(store
         store=store.url, key="results/d/r/score/-1/0-1.json", version=__version__,
         provenance=Provenance(dag_id="d", run_id="r", task_id="score"),
     )  # fmt: skip
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*_):
-        raise Killed
 
     with monkeypatch.context() as patched:
         patched.setattr(Table, "replace", killed)

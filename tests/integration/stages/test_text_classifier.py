@@ -91,6 +91,7 @@ def test_a_text_classifier_is_a_candidate_like_any_other(client, store, tmp_path
         sent = table.select(["review"]).slice(0, 300).to_pylist()
         answers = requests.post(server.predict, json={"rows": sent}, timeout=60).json()["predictions"]
         alone = requests.post(server.predict, json={"rows": [{"review": "bad flight"}]}, timeout=60).json()
+        digits = requests.post(server.predict, json={"rows": [{"review": 12345}]}, timeout=60)
         broken = requests.post(
             server.predict,
             data=b'{"rows": [{"review": "\\ud800"}]}',
@@ -100,3 +101,4 @@ def test_a_text_classifier_is_a_candidate_like_any_other(client, store, tmp_path
     assert [item["score"] for item in answers] == scored["score"].to_pylist()[:300]
     assert alone["predictions"][0]["prediction"] in ("early", "late")
     assert broken.status_code == 400, broken.text
+    assert digits.status_code == 422, digits.text

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -305,6 +308,42 @@ def test_suites_are_loaded_from_functions_and_from_files_of_great_expectations(c
     assert run(ValidateSpec(dataset=flights, suite=str(file)), context).success
     with pytest.raises(SpecError, match="'no_such_thing'"):
         run(ValidateSpec(dataset=flights, suite="no_such_thing"), context)
+
+
+LARGE = 2**53
+CHECKED: list[Any] = []
+
+
+def large_bounds():
+    """A suite with one expectation, which is created in this function or was created before."""
+    import great_expectations as gx
+
+    (made,) = CHECKED
+    return gx.ExpectationSuite(name="large", expectations=[made() if callable(made) else made])
+
+
+def between(column="number", **bounds):
+    import great_expectations.expectations as gxe
+
+    return gxe.ExpectColumnValuesToBeBetween(column=column, **bounds)
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, Decimal])
+def test_large_integers_of_a_function_are_compared_exactly_or_refused(context, monkeypatch, kind):
+    with DatasetWriter(context.store, "flights") as writer:
+        writer.write(pa.table({"number": [LARGE, LARGE + 1]}))
+        dataset = writer.commit(window=APRIL)[0].ref
+    spec = ValidateSpec(dataset=dataset, suite=f"{__name__}:large_bounds", on_failure="warn")
+    monkeypatch.setattr(sys.modules[__name__], "CHECKED", [lambda: between(max_value=kind(LARGE))])
+    assert run(spec, context).outcomes[0].unexpected == 1
+    for wrong in {"max_value": kind(LARGE + 1)}, {"min_value": kind(-LARGE - 1)}:
+        monkeypatch.setattr(sys.modules[__name__], "CHECKED", [lambda wrong=wrong: between(**wrong)])
+        with pytest.raises(SpecError, match=r"round .* from -?9007199254740993 to -?9007199254740992"):
+            run(spec, context)
+    # Nobody knows from which integer it was created.
+    monkeypatch.setattr(sys.modules[__name__], "CHECKED", [between(max_value=kind(LARGE + 1))])
+    with pytest.raises(SpecError, match="Create the expectation in the function"):
+        run(spec, context)
 
 
 def stored_suite():

@@ -340,6 +340,28 @@ def test_values_of_every_type_can_be_unexpected(context, place, validate):
             validate(one("column_values_to_be_in_set", column="id", value_set=[2]), **given, on_failure="quarantine")
 
 
+@pytest.mark.parametrize("place", ["postgres"], indirect=True)
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_infinite_dates_are_infinite_with_every_driver(context, place, validate, driver):
+    """psycopg2 reads an infinite date as the last day of the year 9999."""
+    values = ["infinity", "-infinity", "0044-03-15 BC", "2024-03-05"]
+    columns = {"d": "date", "t": "timestamp", "z": "timestamptz"}
+    selected = [", ".join(f"{kind} '{value}' AS {name}" for name, kind in columns.items()) for value in values]
+    given = {"sql": " UNION ALL ".join(f"SELECT {one}" for one in selected), "name": "unusual"}
+    extra = {"extra": {"sqlalchemy_scheme": f"postgresql+{driver}"}}
+    checks = [one("column_values_to_be_between", column=name, max_value="9999-12-31") for name in columns]
+    result = validate(*checks, **given, connection=extra, on_failure="warn")
+    assert [item.unexpected for item in result.outcomes] == [1, 1, 1]
+    checks = [one("column_values_to_be_null", column=name) for name in columns]
+    result = validate(*checks, **given, connection=extra, on_failure="warn")
+    page = context.store.read_bytes(context.store.key_of(result.docs_url)).decode()
+    assert all(text in page for text in ("-infinity", "0044-03-15 BC", "2024-03-05"))
+    assert "9999-12-31" not in page
+    # The largest value is infinite, which Great Expectations cannot compare with a date.
+    with pytest.raises(ValidationError, match="infinity"):
+        validate(one("column_max_to_be_between", column="d", max_value="9999-12-31"), **given, connection=extra)
+
+
 def test_large_integers_are_compared_exactly_or_refused(context, place, validate):
     large = 2**53
     values: list[dict[str, Any]] = [

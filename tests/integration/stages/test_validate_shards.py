@@ -24,8 +24,9 @@ from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
 from tests.integration.stages.test_validate_batches import one
 from tests.integration.stages.test_validate_on_executors import SUITE, files, listed, without_docs, write
-from tests.support.dying_store import DyingStore, Killed
+from tests.support.dying_store import DyingStore
 from tests.support.executors import LocalExecutors
+from tests.support.killing import Killed
 
 BATCH_ROWS = 6
 # Whether a row fails depends only on its own values.

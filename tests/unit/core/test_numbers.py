@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from airflow_mlops.core.numbers import rounded
+from airflow_mlops.core.numbers import percent, rounded
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,20 @@ def test_fewer_digits_round_only_behind_the_decimal_point():
         "100",
         "1,234",
     ]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0, "0.0%"),
+        (0.0004, "< 0.1%"),
+        (0.0005, "0.1%"),
+        (0.0625, "6.3%"),
+        (0.9458, "94.6%"),
+        (0.9996, "99.9%"),
+        (1, "100.0%"),
+    ],
+)
+def test_a_percentage_is_neither_rounded_to_nothing_nor_to_all(share, text):
+    # The same cases as in airflow_mlops/plugin/www/src/parts/format.test.ts.
+    assert percent(share) == text

@@ -150,8 +150,8 @@ def test_a_file_that_disappears_while_it_is_read(store, monkeypatch):
         return opened(key)
 
     monkeypatch.setattr(store, "open", vanishing)
-    dataset._verified.add(manifest.files[0].path)
-    monkeypatch.setattr("airflow_mlops.data.datasets.reader.SMALL_BYTES", 0)
+    dataset._files._verified.add(manifest.files[0].path)
+    monkeypatch.setattr("airflow_mlops.data.datasets.files.SMALL_BYTES", 0)
     with pytest.raises(DatasetPurgedError):
         dataset.table()
 

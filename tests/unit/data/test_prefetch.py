@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.data.prefetch import prefetch
+from tests.support.killing import Timeout, timeout_on_alarm
 
 
 def batches(sizes):
@@ -61,22 +62,12 @@ def test_the_reader_stays_within_its_bound_and_stops_when_the_writer_fails():
     assert len(made) <= 6
 
 
-class Timeout(BaseException):
-    pass
-
-
 @pytest.fixture
 def alarm():
     """Raise :class:`Timeout` in the main thread soon, as Airflow's ``execution_timeout`` does."""
-
-    def ring(*_):
-        raise Timeout
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    with timeout_on_alarm():
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        yield
 
 
 def test_a_signal_ends_the_wait_and_cancels_the_query(alarm):

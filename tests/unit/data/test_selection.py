@@ -303,6 +303,16 @@ def test_a_dataset_without_a_window_is_found_by_its_name(store):
     assert read(store) == [("2013-01-01", "monday")]
 
 
+def test_the_newest_snapshot_is_the_last_one_whatever_the_clocks_say(store, monkeypatch):
+    put(store, None, "monday")
+    ahead = datetime.now(timezone.utc) + timedelta(hours=5)
+    with monkeypatch.context() as clock:
+        clock.setattr(pointers, "_now", lambda: ahead)
+        put(store, None, "tuesday")
+    put(store, None, "wednesday")
+    assert read(store) == [("2013-01-01", "wednesday")]
+
+
 def test_snapshots_of_older_versions_are_found(store):
     put(store, None, "monday")
     put(store, None, "tuesday")

@@ -9,7 +9,7 @@ from demo.settings import Settings
 
 
 def test_services_listen_on_the_loopback_address_only(tmp_path: Path):
-    settings = Settings(tmp_path, airflow_port=8081, mlflow_port=5001, months=("2013-01",))
+    settings = Settings(tmp_path, airflow_port=8081, mlflow_port=5001, serving_port=8091, months=("2013-01",))
     commands = Services(settings)._commands()
     assert "--host 127.0.0.1" in " ".join(commands["mlflow"])
     assert settings.environment()["AIRFLOW__API__HOST"] == "127.0.0.1"

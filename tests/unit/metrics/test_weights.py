@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from airflow_mlops.core.errors import EvaluationError, SpecError
 from airflow_mlops.metrics import custom
@@ -18,6 +17,7 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.values import baseline, measure, reliability
 from airflow_mlops.metrics.weighted import share
+from tests.support.sklearn_metrics import by_scikit_learn
 
 COST = "expected_cost_fp1_fn20"
 CASES = [(task, metric.name) for metric in METRICS.values() for task in metric.tasks] + [
@@ -45,34 +45,12 @@ def rows(task: str, size: int, seed: int) -> Rows:
     return Rows("multiclass", codes, shares.argmax(axis=1), shares).weighted(weight)
 
 
-def by_scikit_learn(metric: str, found: Rows) -> float:
-    truth, predicted, score, options = found.truth, found.predicted, found.score, {"sample_weight": found.weight}
-    functions = {
-        "roc_auc": lambda: metrics.roc_auc_score(truth, score, **options),
-        "roc_auc_ovr": lambda: metrics.roc_auc_score(truth, score, multi_class="ovr", **options),
-        "average_precision": lambda: metrics.average_precision_score(truth, score, **options),
-        "log_loss": lambda: metrics.log_loss(truth, score, **options),
-        "brier": lambda: metrics.brier_score_loss(truth, score, **options),
-        "accuracy": lambda: metrics.accuracy_score(truth, predicted, **options),
-        "balanced_accuracy": lambda: metrics.balanced_accuracy_score(truth, predicted, **options),
-        "f1": lambda: metrics.f1_score(truth, predicted, **options),
-        "f1_macro": lambda: metrics.f1_score(truth, predicted, average="macro", **options),
-        "precision": lambda: metrics.precision_score(truth, predicted, **options),
-        "recall": lambda: metrics.recall_score(truth, predicted, **options),
-        "rmse": lambda: metrics.root_mean_squared_error(truth, score, **options),
-        "mae": lambda: metrics.mean_absolute_error(truth, score, **options),
-        "r2": lambda: metrics.r2_score(truth, score, **options),
-        "poisson_deviance": lambda: metrics.mean_poisson_deviance(truth, score, **options),
-        "tweedie_deviance_p1.5": lambda: metrics.mean_tweedie_deviance(truth, score, power=1.5, **options),
-    }
-    return functions[metric]()
-
-
 @pytest.mark.parametrize(("task", "metric"), [case for case in CASES if case[1] not in ("ece", COST)])
 def test_weighted_metrics_are_those_of_scikit_learn(task, metric):
     for seed in range(8):
         found = rows(task, 60, seed)
-        assert statistic(metric, found).measure(found) == pytest.approx(by_scikit_learn(metric, found), abs=1e-12)
+        expected = by_scikit_learn(metric, found.truth, found.predicted, found.score, found.weight)
+        assert statistic(metric, found).measure(found) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("task", "metric"), CASES)

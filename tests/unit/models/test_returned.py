@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,10 @@ from airflow_mlops.core.errors import ModelFormatError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import parity
-from airflow_mlops.models.trainers import function
+from airflow_mlops.models.trainers import function, returned
 from airflow_mlops.models.trainers.spec import FunctionTrainerSpec
 from airflow_mlops.models.training_data import new_contract, read_part
+from tests.support import own_training
 from tests.support.training import training_set
 
 
@@ -43,8 +46,6 @@ def test_an_onnx_model_is_a_candidate(parts, tmp_path, form):
 
 
 def test_a_path_that_is_not_a_file_is_refused(parts, monkeypatch):
-    from tests.support import own_training
-
     monkeypatch.setattr(own_training, "unweighted", lambda X, y, *, params, seed: "/absent.onnx")  # noqa: N803
     with pytest.raises(TrainingError, match=r"'/absent\.onnx', which cannot be read"):
         fit("unweighted", parts[1])
@@ -64,6 +65,41 @@ def test_a_keras_model_is_exported_by_keras_and_compared(parts, monkeypatch):
     assert export.predictions.score.std() > 0.01
     with pytest.raises(TrainingError, match="sigmoid"):
         fit("keras_network", train, activation="linear")
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [
+        ("jax", "'jax', which Keras exports to ONNX by jax2onnx, which is not installed"),
+        ("tensorflow", "'tensorflow', which Keras exports to ONNX by tf2onnx, which is not installed"),
+        ("openvino", "'openvino', which has no export to ONNX"),
+    ],
+)
+def test_a_keras_model_that_keras_cannot_export_is_refused(parts, monkeypatch, backend, why):
+    import keras
+
+    # None of these backends is installed beside PyTorch.
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(returned, "find_spec", lambda package: None)
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
+    monkeypatch.setattr(own_training, "unweighted", lambda X, y, *, params, seed: network)  # noqa: N803
+    with pytest.raises(ModelFormatError, match=why) as raised:
+        fit("unweighted", parts[1])
+    assert "KERAS_BACKEND=torch" in str(raised.value)
+
+
+def test_a_keras_export_with_further_inputs_is_refused(parts, monkeypatch):
+    import keras
+    from onnx import TensorProto, helper
+
+    # TensorFlow, which exports the values of some layers as inputs, is not installed beside PyTorch.
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in ("x", "Sub/y")]
+    output = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 3])
+    graph = helper.make_graph([helper.make_node("Sub", ["x", "Sub/y"], ["z"])], "g", inputs, [output])
+    content = helper.make_model(graph).SerializeToString()
+    monkeypatch.setattr(keras.Model, "export", lambda self, file, **options: Path(file).write_bytes(content))
+    with pytest.raises(ModelFormatError, match="inputs 'x', 'Sub/y', although the model has 1"):
+        fit("keras_network", parts[1], activation="sigmoid")
 
 
 @pytest.mark.parametrize("outputs", [1, 2])

@@ -10,7 +10,7 @@ import onnx
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.core.errors import ModelFormatError, SpecError, TrainingError
+from airflow_mlops.core.errors import ModelFormatError, SchemaError, SpecError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import parity
@@ -66,7 +66,8 @@ def test_the_export_predicts_as_the_pipeline(fitted, parts):
     # The outputs of the network and the classes are in different orders.
     assert np.mean(fitted.export.predictions.prediction == parts[2].labels) > 0.65
     random = np.random.default_rng(0)
-    texts = ["", " ", "bad", "good " * 500, "\x00", "[PAD] bad [MASK]", "ﬁne\u0301 İ ß\u00ad"]
+    texts = ["", " ", "bad", "good " * 500, "\x00", "[PAD] bad [MASK]", "ﬁne\u0301 İ ß\u00ad", "🛫🛬", "x" * 20_000]
+    texts += ["12345", "007", "1e5", "-0", "NaN", "null", "true", "2024-01-05", "\ufeffbad", "\u202ebad", "a\nb"]
     texts += ["".join(map(chr, random.choice([*range(1, 0xD800), *range(0xE000, 0x1FFFF)], 15))) for _ in range(60)]
     frame = pa.table({"review": texts}).to_pandas()
     assert np.abs(probabilities(fitted.onnx, texts) - fitted.model.predict(frame)).max() < 1e-5
@@ -88,6 +89,21 @@ def test_a_prediction_depends_on_its_text_only(fitted, parts):
     # Texts are truncated, not refused, and what is cut off changes nothing.
     long = "bad " * LONGEST
     assert np.array_equal(*probabilities(fitted.onnx, [f"{long}good", f"{long}late"]))
+
+
+def test_a_column_with_one_text_is_learned_and_numbers_are_no_texts(tmp_path):
+    store = ArtifactStore(tmp_path.as_uri())
+    spec = FunctionTrainerSpec(function="tests.support.own_training:text_classifier", params={"epochs": 1})
+    same = reviews(60).set_column(1, "review", pa.array(["bad flight"] * 60))
+    dataset = open_dataset(store, training_set(store, same, same, features=["review"]))
+    train = read_part(dataset, "train")
+    found = function.fit(spec, train, 3)
+    export = parity.export(found, new_contract(dataset, train, found), train, train, lambda message: None)
+    assert len(np.unique(export.predictions.score)) == 1
+    # Ingestion reads a file whose texts are all digits as integers, unless the type is declared.
+    onnx = OnnxModel(export.content, new_contract(dataset, train, found))
+    with pytest.raises(SchemaError, match="'review' was text in training, but has the type int64"):
+        onnx.predict(pa.table({"review": [12345, 7]}))
 
 
 def test_a_call_has_a_bounded_number_of_tokens(fitted, monkeypatch):

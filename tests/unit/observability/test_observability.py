@@ -124,6 +124,17 @@ def test_the_mean_error_and_the_rate_of_positives_are_exported_with_their_interv
     assert found["mlops.monitor.positive_rate_high",] == pytest.approx(0.31)
 
 
+def test_fairness_is_exported_by_metric_and_column_with_its_interval():
+    # The name of a column may end like that of a bound.
+    odds = performance(metric="equalized_odds_over_income_low", value=0.4)
+    found = values(monitored(monitor_result(**odds)))
+    for metric, column, value in (("demographic_parity", "sex", 0.2), ("equalized_odds", "income_low", 0.4)):
+        ends = {"": value, "_low": value - 0.01, "_high": value + 0.01, "_reference": 0.86}
+        for end, number in ends.items():
+            assert found[f"mlops.monitor.fairness_difference{end}", metric, column] == pytest.approx(number)
+    assert len([name for name, *_ in found if "fairness" in name]) == 8
+
+
 def test_values_that_were_not_measured_are_not_exported():
     empty = {**monitor_result("retrain"), "metrics": {"rows": 0}, "champion": None, "scored_by": None}
     assert {name for name, *_ in values(monitored(empty))} == {

@@ -11,6 +11,7 @@ import pytest
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.drift.findings import Drift
 from airflow_mlops.overview import candidates, copies, drift, index, keys, models, monitoring, sections
 from tests.support import reports
 from tests.support.models import promote, publish_drift, score, version
@@ -284,6 +285,16 @@ def test_the_map_of_drift_reads_no_report_that_the_monitoring_step_has_copied(
     changed = drift.drift_map(store, "delays", 30, 36)
     assert read == [keys[4]]
     assert [cell and cell.effect for cell in changed.cells[0]][3] == 0.99
+
+
+def test_features_without_weighted_drift_are_ordered_by_drift_then_by_importance(store: ArtifactStore) -> None:
+    others = [
+        Drift(column=column, kind="numeric", effect=0.1, drifted=drifted, importance=importance)
+        for column, drifted, importance in [("a", False, 0.1), ("b", False, 0.3), ("c", True, 0.0), ("d", False, 0.3)]
+    ]
+    publish_drift(store, MONTHS[0], 0.01, *others)
+    found = drift.drift_map(store, "delays", 30, 36)
+    assert [item.column for item in found.features] == ["wind", "c", "b", "d", "a"]
 
 
 def test_a_copy_of_drift_of_another_version_is_not_used(store: ArtifactStore) -> None:

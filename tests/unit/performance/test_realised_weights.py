@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn import metrics
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import intervals, weighted
@@ -21,6 +20,7 @@ from airflow_mlops.performance.bias import bias
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.spec import Policy
+from tests.support.sklearn_metrics import by_scikit_learn
 
 COST = "expected_cost_fp1_fn20"
 CASES: list[tuple[Task, str]] = [(task, metric) for task in REALISED for metric in REALISED[task]] + [("binary", COST)]
@@ -42,38 +42,15 @@ def outcomes(task: Task, random: np.random.Generator, rows: int) -> tuple[Outcom
     return Outcomes(truth, score, (score >= 0.5) == truth), weight
 
 
-def by_scikit_learn(metric: str, found: Outcomes, weight: np.ndarray) -> float:
-    truth, score, options = found.truth, found.score, {"sample_weight": weight}
-    predicted = found.truth == found.right
-    if found.codes is not None:
-        truth, predicted = found.codes
-    functions = {
-        "roc_auc": lambda: metrics.roc_auc_score(truth, score, **options),
-        "average_precision": lambda: metrics.average_precision_score(truth, score, **options),
-        "log_loss": lambda: metrics.log_loss(truth, score, **options),
-        "brier": lambda: metrics.brier_score_loss(truth, score, **options),
-        "accuracy": lambda: metrics.accuracy_score(truth, predicted, **options),
-        "balanced_accuracy": lambda: metrics.balanced_accuracy_score(truth, predicted, **options),
-        "f1": lambda: metrics.f1_score(truth, predicted, **options),
-        "f1_macro": lambda: metrics.f1_score(truth, predicted, average="macro", **options),
-        "precision": lambda: metrics.precision_score(truth, predicted, **options),
-        "recall": lambda: metrics.recall_score(truth, predicted, **options),
-        "rmse": lambda: metrics.root_mean_squared_error(truth, score, **options),
-        "mae": lambda: metrics.mean_absolute_error(truth, score, **options),
-        COST: lambda: (
-            np.average(predicted & ~truth, weights=weight) + 20 * np.average(truth & ~predicted, weights=weight)
-        ),
-    }
-    return float(functions[metric]())
-
-
 @pytest.mark.parametrize(("task", "metric"), CASES)
 def test_weighted_values_are_those_of_scikit_learn(task, metric):
     found, weight = outcomes(task, np.random.default_rng(1), 150)
     weight[::5] = 0
     one = found.weighted(weight)
     value = measure(metric, one, 0.95, task)
-    assert value.value == pytest.approx(by_scikit_learn(metric, found, weight), abs=1e-12)
+    truth, predicted = found.codes if found.codes is not None else (found.truth, found.truth == found.right)
+    expected = by_scikit_learn(metric, truth, predicted, found.score, weight)
+    assert value.value == pytest.approx(expected, abs=1e-12)
     assert one.rows == 120
     assert value.low < value.value < value.high
     # The weighted mean of the losses of the rows is the metric, or 1 minus the metric.

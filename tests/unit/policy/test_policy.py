@@ -14,7 +14,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift, Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference, Reference
-from airflow_mlops.performance.findings import Bias, LossChange, MeanLoss, Performance, Segment
+from airflow_mlops.performance.findings import Bias, FairnessDifference, LossChange, MeanLoss, Performance, Segment
 from airflow_mlops.policy.checks import immature_labels, is_worse, missed_estimate
 from airflow_mlops.policy.findings import ActiveTrigger, Arrivals, Findings, Limit, RetrainingPlan, Verdict
 from airflow_mlops.policy.retraining import triggers
@@ -699,3 +699,48 @@ def test_a_verdict_refuses_a_headline_that_is_too_long():
 def test_a_verdict_without_a_headline_is_one_of_an_older_version():
     verdict = Verdict.model_validate({"decision": "watch", "reason": "Old."})
     assert (verdict.headline, verdict.details) == ("", [])
+
+
+def unequal(**fields: Any) -> FairnessDifference:
+    """A difference of 0.18 to 0.22, which was 0.09 to 0.11 in the evaluation, within its limit."""
+    known = {
+        "metric": "demographic_parity", "sensitive": "sex", "value": 0.2, "low": 0.18, "high": 0.22, "reference": 0.1,
+        "reference_low": 0.09, "reference_high": 0.11, "limit": 0.3, "of": "share of positive predictions",
+        "least": {"name": "sex = f", "rate": 0.3, "rows": 500}, "most": {"name": "sex = m", "rate": 0.5, "rows": 500},
+    }  # fmt: skip
+    return FairnessDifference(**{**known, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "headline"),
+    [
+        ({}, "The demographic parity difference over sex rose to 0.200 (0.100 before)"),
+        ({"limit": 0.1}, "The demographic parity difference over sex is 0.200 (limit 0.100)"),
+        ({"reference": 0.19, "reference_low": 0.18, "reference_high": 0.2}, None),
+        ({"reference": None, "reference_low": None, "reference_high": None}, None),
+        # The evaluation had too few rows to say that the difference was smaller.
+        ({"reference_low": 0.0, "reference_high": 0.25}, None),
+        # The difference was the smallest of many candidates.
+        ({"reference_high": 0.17, "compared": 100}, None),
+    ],
+)
+def test_a_difference_between_groups_that_rose_since_the_evaluation_is_reported(fields, headline):
+    verdict = decide(findings(fairness=[unequal(**fields)]))
+    assert verdict.decision == ("watch" if headline else "healthy")
+    if headline:
+        assert verdict.headline == headline
+        detail = next(detail for detail in verdict.details if "demographic parity" in detail)
+        assert "0.100 in the evaluation, rise 0.0" in detail
+        assert "50.0% where sex = m (500 rows)" in detail
+        # The verdict is about the champion.
+        assert decide(findings(fairness=[unequal(**fields)], champion=V2)).headline != headline
+
+
+def test_fairness_metrics_whose_numbers_would_have_one_name_are_refused():
+    rule = {"fairness": "equalized_odds", "sensitive": "income", "max_difference": 0.1}
+    with pytest.raises(ValidationError, match="equalized_odds_over_income_low"):
+        Policy(fairness=[rule, {**rule, "sensitive": "income_low"}])
+    with pytest.raises(ValidationError, match="equalized_odds_over_income in the metrics"):
+        Policy(fairness=[rule, {**rule, "max_difference": 0.2}])
+    both = [rule, {**rule, "fairness": "demographic_parity"}, {**rule, "sensitive": "outcome"}]
+    assert len(Policy(fairness=both).fairness) == 3

@@ -182,6 +182,24 @@ def test_the_gain_of_a_challenger_is_not_a_trigger_until_a_broken_feature_stays_
     assert (made.is_requested, made.without) == (True, ["wind"])
 
 
+@pytest.mark.parametrize(
+    ("metric", "champion", "challenger", "headline"),
+    [
+        ("roc_auc", 0.6, 0.7, "Retraining would raise ROC AUC from 0.600 to 0.700"),
+        ("roc_auc", 0.868, 0.859, "Retraining would reduce the mean loss of 8 windows by 20.0%"),
+        ("rmse", 2.0, 1.5, "Retraining would lower RMSE from 2.000 to 1.500"),
+        ("rmse", 2.0, 2.5, "Retraining would reduce the mean loss of 8 windows by 20.0%"),
+    ],
+)
+def test_the_reason_never_calls_a_worse_value_of_the_window_an_improvement(metric, champion, challenger, headline):
+    """The loss of several windows decides. In the last one, the challenger can be worse."""
+    best = Gain(past=3, value=challenger, share=0.2, low=0.1, windows=8)
+    one = Challenger(past=3, trained_rows=900, value=challenger, gain=0.1, standard_error=0.01)
+    compared = Comparison(champion=V1, metric=metric, rows=900, value=champion, loss=0.4, challengers=[one], best=best)
+    found = findings(features=[FINE], challenger=compared)
+    assert decide(found, plan(found)).headline == headline
+
+
 def test_an_absent_feature_is_left_out_once_it_stays_absent():
     gone = {
         "schema_changes": [SchemaChange(column="gust", before="double", now=None, compared=False)],

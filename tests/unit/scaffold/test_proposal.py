@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import json
 import random
+import sqlite3
 import sys
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -116,6 +117,26 @@ def test_a_column_that_cannot_be_a_feature_is_excluded_with_the_reason(values, r
         assert "other" in found.features
     else:
         assert found.excluded["other"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ([18, 40, 90, -999], "-999"),
+        ([1.0, 2.5, 3.0, -9.0], "-9"),
+        ([Decimal(1), Decimal(4), Decimal(2), Decimal(99)], "99"),
+        ([18, 40, 90, 99], None),
+        ([0, 500, 700, 999], None),
+        ([18, 40, 90, -998], None),
+        ([-999, 0, 0, 0], None),
+    ],
+)
+def test_numbers_that_probably_mean_a_missing_value_are_named(values, code):
+    found = Sample(table(amount=pa.array([values[row // 2 % 4] for row in range(600)])), True, [])
+    propose(found, Given(label="late", label_delay=timedelta(0)), Silent())
+    assert ["'amount'" in note and f"'na_values': ['{code}']" in note for note in found.notes] == [True] * (
+        code is not None
+    )
 
 
 def test_a_label_and_a_chosen_feature_of_amounts_are_named():
@@ -484,6 +505,16 @@ def test_names_of_any_kind_are_only_text_in_the_files(name, positive, tmp_path_f
 )
 def test_names_of_tables_are_quoted_where_a_database_would_change_them(table_, kind, query):
     assert of_table(table_, kind).of_window("at", ["id"]) == query
+
+
+@pytest.mark.parametrize("name", ["order", "index", "values", "returning", "rank", "key"])
+def test_columns_with_the_name_of_a_keyword_of_any_database_are_quoted(name):
+    """pandas writes the column ``index`` into a table."""
+    query = of_table("visits", "sqlite").of_window("at", [name])
+    with sqlite3.connect(":memory:") as database:
+        database.execute(f'CREATE TABLE visits (at TEXT, "{name}" INT)')
+        database.execute(query, {"start": "2024", "end": "2025"})
+    assert of_table("visits", "mysql").of_window("at", [name]).endswith(f"ORDER BY `{name}`")
 
 
 @pytest.mark.parametrize("table_", ["", "a b", "a;b", "orders; DROP TABLE x", "a.b.c.d"])

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
-from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.predictions.log import PredictionLog, require_unserved
+from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.overview import index
@@ -218,20 +221,60 @@ def test_a_disk_that_is_full_loses_only_what_it_refused(store, tmp_path, monkeyp
     assert b"mlops_serve_log_dropped_rows_total 2.0" in found._metrics.text()
 
 
-def test_predictions_of_scoring_in_batches_are_not_replaced(store, tmp_path):
+def scored(store, window, version=1):
+    """Predictions that ScoreOperator has written."""
     from airflow_mlops.data.datasets import DatasetWriter
     from airflow_mlops.data.predictions import log as prediction_log
 
-    window, served = window_at(NOW, "hour"), answer(1).served
-    with DatasetWriter(store, "m_predictions", prediction_log.folder(window, 1)) as writer:
-        writer.write(answer(1).served.columns.logged([answer(1).rows]))
-        writer.commit(window=window, details=served.details, slots=[prediction_log.slot(served.ref, window, [], None)])
-    found = spool(store, tmp_path / "spool")
-    found.add(answer(7))
+    served = answer(1, version=version).served
+    with DatasetWriter(store, "m_predictions", prediction_log.folder(window, version)) as writer:
+        writer.write(served.columns.logged([answer(1).rows]))
+        slot = prediction_log.slot(served.ref, window, [], None)
+        writer.commit(window=window, details=served.details, slots=[slot], time_column="a")
+
+
+def serve(store, folder, *moments: float) -> None:
+    found = spool(store, folder)
+    for number, at in enumerate(moments):
+        found.add(answer(number, at))
     found.start()
     found.stop()
-    (entry,) = PredictionLog(store, "m").entries()
-    assert entry.source is None or "online" not in entry.source
+
+
+@pytest.mark.parametrize("first", ["server", "batch"])
+@pytest.mark.parametrize("wider", ["month", "hour of another version", "hour"])
+def test_predictions_of_servers_and_of_scoring_in_batches_never_hide_each_other(store, tmp_path, wider, first):
+    hour = window_at(NOW, "hour")
+    window = Window.model_validate("2023-11") if wider == "month" else hour
+    version = 2 if "another" in wider else 1
+    if first == "batch":
+        scored(store, window, version)
+    serve(store, tmp_path / "spool", NOW, NOW + 7200)
+    if first == "server":
+        with pytest.raises(SpecError, match=hour.label):
+            require_unserved(store, "m_predictions", window)
+        return
+    entries = PredictionLog(store, "m").entries()
+    assert sorted(entry.rows for entry in entries) == [2, 2, 2]
+    for within in (None, window, hour):
+        with pytest.raises(SpecError, match=hour.label) as refused:
+            select(store, DatasetSelection(name="m_predictions", window=within))
+        assert window.label in str(refused.value)
+    # Where they do not overlap, both are read.
+    later_hour = window_at(NOW + 7200, "hour")
+    if wider != "month":
+        assert [item.rows for item in select(store, DatasetSelection(name="m_predictions", window=later_hour))] == [2]
+    require_unserved(store, "m_predictions", Window.model_validate("2023-12"))
+
+
+def test_hours_and_days_of_servers_do_not_hide_each_other(store, tmp_path):
+    serve(store, tmp_path / "spool", NOW)
+    found = log.PredictionSpool(store, "m", tmp_path / "spool", "day", Metrics())
+    found.add(answer(5))
+    found.start()
+    found.stop()
+    with pytest.raises(SpecError, match=window_at(NOW, "hour").label):
+        select(store, DatasetSelection(name="m_predictions", window=window_at(NOW, "day")))
 
 
 def test_many_predictions_do_not_wait_for_the_next_second(store, tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def _lines(result: BacktestResult) -> list[Line]:
 
 
 def _value(step: Step) -> str:
-    return "no labels" if step.value is None else number(step.value)
+    return "no value" if step.value is None else number(step.value)
 
 
 def _facts(result: BacktestResult) -> list[tuple[str, str]]:

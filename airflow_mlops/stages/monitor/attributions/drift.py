@@ -7,12 +7,13 @@ A sample of that window is the reference. What happens to a stored reference:
   the window replaces the reference.
 - The file cannot be read: nothing is compared or replaced until a person restores or deletes the file.
 
-A note in the report and a log line state each of these.
+Notes of the report and the log say each of these.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.data.predictions.privacy import hashed_or_dropped
-from airflow_mlops.drift.attributions import COLUMN, compare, fewest, unmeasured
+from airflow_mlops.drift.attributions import COLUMN, Sample, compare, fewest, unmeasured
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.stages.monitor.attributions import reference as stored
@@ -55,39 +56,55 @@ def measure(check: Check, training: TrainingReference) -> Attributions:
     if not explained:
         return Attributions([], [])
     part = replace(check, datasets=explained)
-    window, (sample, rows) = check.window.label, draw(part, [feature.name for feature in training.contract.features])
-
-    def result(found: Drift, *notes: str) -> Attributions:
-        for note in notes:
-            log.warning("%s", note)
-        if rows < check.rows:
-            share = f"{rows:,} of {counted(check.rows, 'row')} have attributions"
-            found = found.model_copy(update={"note": f"{found.note}; {share}"})
-        return Attributions([found], list(notes))
-
-    def skipped(why: str, *notes: str) -> Attributions:
-        return result(unmeasured(why, window), *notes)
-
-    if check.version is not None and any(
-        item.manifest.details.get("model_version") != check.version for item in explained
-    ):
-        # A joined dataset of several versions records the method and the scale of its last version's attributions.
-        return skipped("the dataset does not record how the attributions of this version were made")
-    unit = "row" if check.policy.groups is None else "cluster"
+    sample, rows = draw(part, [feature.name for feature in training.contract.features])
     least = fewest(check.policy.false_alarm_rate / (len(training.columns) + _OTHER_COLUMNS))
-    if rows < check.policy.min_rows:
-        return skipped(f"{counted(rows, 'row')} with attributions, {check.policy.min_rows:,} are needed")
-    if len(sample.sums) < least:
-        return skipped(f"{counted(len(sample.sums), unit)} with attributions, the test needs {least:,}")
-    if not np.isfinite(sample.sums).all():
-        return skipped("some attributions are not finite numbers")
     origins = _origins(part, training)
-    if len(origins) > 1:
-        return skipped(f"within {window}, {'; '.join(origins[0].changes(origins[1]))}")
-    version = training.version.version
-    now = Reference(About(window=check.window, version=version, origin=origins[0], features=sample.features), sample)
+    why = _unsuitable(part, sample, rows, least, origins)
+    if why is not None:
+        found, note = unmeasured(why, check.window.label), None
+    else:
+        version = training.version.version
+        about = About(window=check.window, version=version, origin=origins[0], features=sample.features)
+        found, note = _against_reference(check, Reference(about, sample), least)
+    if note is not None:
+        log.warning("%s", note)
+    if rows < check.rows:
+        share = f"{rows:,} of {counted(check.rows, 'row')} have attributions"
+        found = found.model_copy(update={"note": f"{found.note}; {share}"})
+    return Attributions([found], [note] if note is not None else [])
 
-    key = f"attributions/{check.model}/{version}.npz"
+
+def _unsuitable(part: Check, sample: Sample, rows: int, least: int, origins: Sequence[Origin]) -> str | None:
+    """Say why the attributions of the window cannot be compared; ``None`` if they can be.
+
+    :param part: the check, with only the datasets that have attributions
+    :param rows: number of rows with attributions
+    :param least: number of rows or clusters that the test needs
+    """
+    if part.version is not None and any(
+        item.manifest.details.get("model_version") != part.version for item in part.datasets
+    ):
+        # A joined dataset of several versions records how the attributions of its last version were made.
+        return "the dataset does not record how the attributions of this version were made"
+    if rows < part.policy.min_rows:
+        return f"{counted(rows, 'row')} with attributions, {part.policy.min_rows:,} are needed"
+    if len(sample.sums) < least:
+        return f"{counted(len(sample.sums), _unit(part))} with attributions, the test needs {least:,}"
+    if not np.isfinite(sample.sums).all():
+        return "some attributions are not finite numbers"
+    if len(origins) > 1:
+        return f"within {part.window.label}, {'; '.join(origins[0].changes(origins[1]))}"
+    return None
+
+
+def _against_reference(check: Check, now: Reference, least: int) -> tuple[Drift, str | None]:
+    """Compare the attributions of a window with the reference of the version, or make them the reference.
+
+    :param now: the attributions of the window
+    :param least: number of rows or clusters that the test needs
+    :return: the drift, and a sentence about a reference that was replaced or cannot be read
+    """
+    window, key = check.window.label, f"attributions/{check.model}/{now.about.version}.npz"
     try:
         before = stored.read(check.store, key)
         # If two windows are checked at the same time, only one of them becomes the reference.
@@ -96,29 +113,29 @@ def measure(check: Check, training: TrainingReference) -> Attributions:
     except stored.DamagedReferenceError as error:
         advice = "Restore the file, or delete it: the next checked window then becomes the reference."
         why = f"the reference {key} cannot be read"
-        return skipped(why, f"Attributions are not compared, because {why} ({error}). {advice}")
-    becomes = f"{window} is the reference for later windows of this version"
+        return unmeasured(why, window), f"Attributions are not compared, because {why} ({error}). {advice}"
+    becomes = unmeasured(f"{window} is the reference for later windows of this version", window)
     if before is None or now.equals(before):
-        return skipped(becomes)
-    changes = before.about.origin.changes(origins[0])
+        return becomes, None
+    old, changes = before.about.window.label, before.about.origin.changes(now.about.origin)
     if len(before.sample.sums) < least:
-        changes.append(
-            f"{before.about.window.label} has only {counted(len(before.sample.sums), unit)}, and {least:,} are needed"
-        )
+        changes.append(f"{old} has only {counted(len(before.sample.sums), _unit(check))}, and {least:,} are needed")
     if before.about.window == check.window:
         check.store.write_bytes(key, now.to_bytes())
         why = "; ".join(changes) or "the attributions changed"
-        return skipped(becomes, f"The reference of the attributions, {window}, was stored again, because {why}.")
+        return becomes, f"The reference of the attributions, {window}, was stored again, because {why}."
     if changes:
         check.store.write_bytes(key, now.to_bytes())
-        old = before.about.window.label
-        note = f"{window} replaces {old} as the reference of the attributions, because {'; '.join(changes)}."
-        return skipped(becomes, note)
-    return result(compare(before.sample, sample, before.about.window.label))
+        return becomes, f"{window} replaces {old} as the reference of the attributions, because {'; '.join(changes)}."
+    return compare(before.sample, now.sample, old), None
+
+
+def _unit(check: Check) -> str:
+    return "row" if check.policy.groups is None else "cluster"
 
 
 def _origins(check: Check, training: TrainingReference) -> list[Origin]:
-    """Return the distinct origins of the attributions in the datasets of a check."""
+    """Return the different origins of the attributions in the datasets of a check."""
     names = {feature.name for feature in training.contract.features}
     found: list[Origin] = []
     for item in (item for item in check.datasets if item.rows):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from airflow_mlops.core.numbers import percent
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.policy.findings import Report
@@ -249,12 +250,13 @@ def _figure(drift: Drift, name: str, training: str) -> Figure:
             element(
                 "g",
                 element(
-                    "title", f"{item.label}: {item.reference:.1%} in {reference}, {item.current:.1%} in this window"
+                    "title",
+                    f"{item.label}: {percent(item.reference)} in {reference}, {percent(item.current)} in this window",
                 ),
                 element("text", label, x=left - 6, y=y + 13, text_anchor="end"),
                 element("rect", x=left, y=y, width=item.reference * scale, height=8, fill=BLUE),
                 element("rect", x=left, y=y + 9, width=item.current * scale, height=8, fill=ORANGE),
-                element("text", f"{item.current:.1%}", x=end, y=y + 13),
+                element("text", percent(item.current), x=end, y=y + 13),
             )
         )
     effect = f" · effect {drift.effect:.3f}" if drift.effect is not None else ""

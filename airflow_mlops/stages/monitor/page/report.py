@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from airflow_mlops.core.numbers import percent
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Bias, FairnessDifference, IntervalCoverage, Performance, PositiveRate
-from airflow_mlops.policy.checks import is_worse, missed_estimate
+from airflow_mlops.policy.checks import is_less_fair, is_worse, missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.standards import standards
 from airflow_mlops.policy.wording import capitalized, duration_text, metric_name, number
@@ -75,7 +76,7 @@ def render(report: Report, history: Sequence[Report] = ()) -> str:
 def _figures(report: Report) -> list[Figure]:
     figures = [Figure("Predictions", f"{report.rows:,}", "rows in the window")]
     if report.coverage is not None:
-        figures.append(Figure("Label coverage", f"{report.coverage:.1%}", f"{report.labelled:,} labels"))
+        figures.append(Figure("Label coverage", percent(report.coverage), f"{report.labelled:,} labels"))
     if (found := report.performance) is not None:
         metric = metric_name(found.metric)
         figures.append(Figure(f"Realised {metric}", number(found.value), _interval(found, report)))
@@ -86,9 +87,9 @@ def _figures(report: Report) -> list[Figure]:
     if (bias := report.bias) is not None:
         figures.append(Figure("Bias", number(bias.value), _bias(bias, report)))
     if (covered := report.interval) is not None:
-        figures.append(Figure("Interval coverage", _percent(covered.value), _covered(covered, report)))
+        figures.append(Figure("Interval coverage", _rare_percent(covered.value), _covered(covered, report)))
     if (rate := report.positives) is not None:
-        figures.append(Figure("Rate of positives", _percent(rate.value), _positives(rate, report)))
+        figures.append(Figure("Rate of positives", _rare_percent(rate.value), _positives(rate, report)))
     for item in report.fairness:
         figures.append(
             Figure(f"{capitalized(item.difference)} over {item.sensitive}", number(item.value), _fair(item, report))
@@ -131,27 +132,31 @@ def _bias(bias: Bias, report: Report) -> str:
 
 
 def _covered(found: IntervalCoverage, report: Report) -> str:
-    interval = f"{report.policy.confidence:.0%} interval {_percent(found.low)} to {_percent(found.high)}"
-    trained = f", {_percent(found.reference)} at training" if found.reference is not None else ""
+    interval = f"{report.policy.confidence:.0%} interval {_rare_percent(found.low)} to {_rare_percent(found.high)}"
+    trained = f", {_rare_percent(found.reference)} at training" if found.reference is not None else ""
     state = "; significantly lower than at training" if is_worse(found, report.policy) else ""
     asked = f"labels in their prediction interval, set to {100 * found.nominal:.6g}%"
     return f"{asked}; {interval}{trained}{state}"
 
 
 def _positives(rate: PositiveRate, report: Report) -> str:
-    trained = f", {_percent(rate.reference)} at training" if rate.reference is not None else ""
-    interval = f"{report.policy.confidence:.0%} interval {_percent(rate.low)} to {_percent(rate.high)}"
+    trained = f", {_rare_percent(rate.reference)} at training" if rate.reference is not None else ""
+    interval = f"{report.policy.confidence:.0%} interval {_rare_percent(rate.low)} to {_rare_percent(rate.high)}"
     return f"{rate.positive!r} is predicted at a score of {rate.threshold:.4g} or more; {interval}{trained}"
 
 
 def _fair(found: FairnessDifference, report: Report) -> str:
-    groups = ", ".join(f"{_percent(item.rate)} where {item.name}" for item in (found.least, found.most))
+    groups = ", ".join(f"{_rare_percent(item.rate)} where {item.name}" for item in (found.least, found.most))
     interval = f"{report.policy.confidence:.0%} interval {number(found.low)} to {number(found.high)}"
     state = "above" if found.is_significant else "not significantly above" if found.value > found.limit else "within"
-    return f"{found.of}: {groups}; {interval}; {state} the limit of {number(found.limit)}"
+    before = ""
+    if found.reference is not None:
+        rise = "significantly risen from " if is_less_fair(found, report.policy) else ""
+        before = f"; {rise}{number(found.reference)} in the evaluation"
+    return f"{found.of}: {groups}; {interval}; {state} the limit of {number(found.limit)}{before}"
 
 
-def _percent(rate: float) -> str:
+def _rare_percent(rate: float) -> str:
     # Three digits, because the positive class may be rare.
     return f"{100 * rate:.3g}%"
 

@@ -32,7 +32,8 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import step as score
 from tests.support.candidates import linear
 from tests.support.deployed import FEATURES, WEIGHTS, flights, scoring_set
-from tests.support.predictions import DyingStore, Killed, model_in_memory, rows, score_rows
+from tests.support.killing import Killed
+from tests.support.predictions import DyingStore, model_in_memory, rows, score_rows
 
 MONTHS = ("2013-04", "2013-05", "2013-06")
 

@@ -42,7 +42,7 @@ from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.write import answers, message, packed
 from airflow_mlops.serving.rows import MANY_ROWS, InputColumns
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions import Served, Versions
 from airflow_mlops.serving.writing import Writing
 
 NOW = 1_700_000_000.0
@@ -200,7 +200,7 @@ def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, 
 
     async def run() -> None:
         by = served()
-        log = Writing(spec, metrics)
+        log = Writing(spec, metrics, Versions())
         await log.start()
         first = log._process
         if hasattr(fcntl, "F_GETPIPE_SZ"):
@@ -239,7 +239,7 @@ def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, 
 def test_answers_for_which_there_is_no_room_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(writing_module, "_BUFFER_BYTES", 1000)
     metrics = Metrics()
-    log = Writing(ServeSpec(model="m", store=tmp_path.as_uri(), spool=str(tmp_path / "spool")), metrics)
+    log = Writing(ServeSpec(model="m", store=tmp_path.as_uri(), spool=str(tmp_path / "spool")), metrics, Versions())
 
     async def run() -> None:
         for number in range(100):

@@ -86,7 +86,7 @@ def test_windows_without_labels_have_no_value_and_no_mark():
         item.steps[1] = step
     page = render(found)
     rows = {row[0]: row[1:] for row in rows_of(page)}
-    assert rows["2013-05"][:4] == ["no labels", "no labels ↻", "no labels", "no labels"]
+    assert rows["2013-05"][:4] == ["no value", "no value ↻", "no value", "no value"]
     assert rows["policy"][0] == "1.333"
     assert page.count("<title>2013-05") == 0
     assert found.model_dump(mode="json")["strategies"][0]["steps"][1]["value"] is None

@@ -139,6 +139,21 @@ def test_a_window_without_labels_has_no_value_and_its_rows_train_no_model():
     assert [number for number, step in enumerate(world.policy(Policy()).steps, 3) if step.trained] == [6]
 
 
+def test_a_window_in_which_the_metric_is_not_defined_has_no_value():
+    """All labels of window 5 are of one class, so it has no ROC AUC."""
+    contract = CONTRACT.model_copy(update={"task": "binary", "classes": [False, True], "positive": True})
+    trainer = SklearnTrainerSpec(estimator="sklearn.linear_model.LogisticRegression")
+    found = []
+    for number, period in enumerate(periods([1.0] * 8)):
+        label = pa.array(np.asarray(period.rows["label"]) > 0) if number != 5 else pa.array([False] * 300)
+        found.append(replace(period, rows=period.rows.set_column(1, "label", label)))
+    world = Replay({None: lambda rows: refit(trainer, 0, contract, rows)}, contract, found, 3, 0, "roc_auc")
+    for strategy in (world.never(), world.every_window(), world.policy(Policy()), world.oracle()):
+        assert [number for number, step in enumerate(strategy.steps, 3) if step.value is None] == [5]
+        assert strategy.mean_value > 0.5
+    assert [*world.unmeasured] == [found[5].window]
+
+
 @pytest.mark.parametrize(
     ("measured", "wanted", "metric"),
     [

@@ -23,8 +23,9 @@ from airflow_mlops.stages.join_labels import joining
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 from tests.support.deployed import write
-from tests.support.dying_store import DyingStore, Killed
+from tests.support.dying_store import DyingStore
 from tests.support.executors import LocalExecutors
+from tests.support.killing import Killed
 
 APRIL = "2013-04"
 

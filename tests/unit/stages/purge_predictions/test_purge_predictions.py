@@ -16,7 +16,8 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
 from airflow_mlops.stages.purge_predictions.step import purge
 from tests.support.deployed import write
-from tests.support.predictions import DyingStore, Killed, join_delays, model_in_memory, rows, score_rows
+from tests.support.killing import Killed
+from tests.support.predictions import DyingStore, join_delays, model_in_memory, rows, score_rows
 
 NOW = datetime.now(timezone.utc)
 FILES = ("datasets/delays_predictions/files", "datasets/delays_outcomes/files")

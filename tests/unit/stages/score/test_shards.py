@@ -34,7 +34,8 @@ from airflow_mlops.stages.score import scoring, shards
 from airflow_mlops.stages.score.scoring import Scoring
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.deployed import flights, scoring_set
-from tests.support.dying_store import DyingStore, Killed
+from tests.support.dying_store import DyingStore
+from tests.support.killing import Killed
 from tests.support.predictions import model_in_memory
 
 MODEL = model_in_memory()

@@ -15,6 +15,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, SpecError, TrainingError, WeightError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.datasets.subsets import with_rows
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.sample_weights import as_weights, sample_weights
 from airflow_mlops.data.store import ArtifactStore
@@ -157,7 +158,7 @@ def test_the_weights_are_multiplied_by_those_of_age_and_class(tmp_path):
     rule = RowWeights.of(dataset.weighted("weight"))
     assert rule.mean(dataset, "train") == pytest.approx(both.weights.mean())
     # Rows that are chosen keep their weights.
-    chosen = dataset.weighted("weight").chosen("train", np.arange(300) < 10)
+    chosen = with_rows(dataset.weighted("weight"), "train", np.arange(300) < 10)
     np.testing.assert_allclose(read_part(chosen, "train").weights, both.weights[:10])
     trained = load_all(TrainSpec(dataset=ref, model="late", trainer=LOGISTIC, sample_weight="weight"), store)[1]
     assert len(trained.weights) == 390

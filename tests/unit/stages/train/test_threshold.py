@@ -9,6 +9,7 @@ import pytest
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.datasets.subsets import with_rows
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.refitting import refit
@@ -121,7 +122,7 @@ def test_chosen_rows_of_a_dataset_are_read_in_every_way(store):
     dataset = open_dataset(store, with_groups)
     kept = np.zeros(90, bool)
     kept[[3, 40, 41, 89]] = True
-    chosen, whole = dataset.chosen("train", kept), dataset.table("train")
+    chosen, whole = with_rows(dataset, "train", kept), dataset.table("train")
     expected = whole.filter(pa.array(kept))
     assert chosen.table("train") == expected
     assert chosen.rows == 4
@@ -129,6 +130,6 @@ def test_chosen_rows_of_a_dataset_are_read_in_every_way(store):
     (place,) = dataset.row_groups("train")
     assert chosen.read_row_group(place, ["flight"])["flight"].to_pylist() == [3, 40, 41, 89]
     assert chosen.row_groups("train") == [place]
-    assert dataset.chosen("train", np.zeros(90, bool)).row_groups("train") == []
+    assert with_rows(dataset, "train", np.zeros(90, bool)).row_groups("train") == []
     with pytest.raises(DatasetNotFoundError, match="Read this split part"):
         chosen.table("test")

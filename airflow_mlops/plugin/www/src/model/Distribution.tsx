@@ -3,7 +3,7 @@ import { Box, Heading, HStack, Table, Text } from "@chakra-ui/react";
 import { apiPath } from "../api/client";
 import type { Distribution as Found, Window } from "../api/types";
 import { useData } from "../api/useData";
-import { number, pValue, share } from "../parts/format";
+import { number, percent, pValue } from "../parts/format";
 import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { testMeaning } from "../parts/terms";
@@ -36,7 +36,7 @@ export const Distribution = ({ column, model, window }: { column: string; model:
           </Text>
           {data.test !== null && testMeaning(data.test) ? (
             <Text color="fg.muted" fontSize="xs" mb={2}>
-              {data.test.replaceAll("_", " ")}: {testMeaning(data.test)}
+              {testMeaning(data.test)}
             </Text>
           ) : null}
           <Table.ScrollArea aria-label="Distribution, scrollable" maxW="720px" role="group" tabIndex={0}>
@@ -64,8 +64,8 @@ export const Distribution = ({ column, model, window }: { column: string; model:
                         />
                       ))}
                     </Table.Cell>
-                    <Table.Cell textAlign="end">{share(bin.reference)}</Table.Cell>
-                    <Table.Cell textAlign="end">{share(bin.current)}</Table.Cell>
+                    <Table.Cell textAlign="end">{percent(bin.reference)}</Table.Cell>
+                    <Table.Cell textAlign="end">{percent(bin.current)}</Table.Cell>
                   </Table.Row>
                 ))}
               </Table.Body>

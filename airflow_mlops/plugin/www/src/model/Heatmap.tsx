@@ -54,14 +54,14 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
   return (
     <Box>
       <Text color="fg.muted" fontSize="xs" maxW="560px" mb={2}>
-        Features are ranked by drift times importance. The importance is in brackets. ● drifted, ✕ broken. A stronger colour means a larger effect. The effect is the
-        smallest share of rows that would need a different value to match the reference.
+        Features are ranked by drift times importance. The importance is in brackets. ● drifted, ✕ broken, dashed: not tested. A stronger colour means a larger
+        effect. The effect is the smallest share of rows that would need a different value to match the reference. Select a cell to compare the distributions.
       </Text>
       <Table.ScrollArea maxW="100%" ref={area}>
         <table aria-label="Drift of features by window" ref={table} style={{ borderSpacing: 2, borderCollapse: "separate" }}>
           <thead>
             <tr>
-              <th scope="col" style={NAME}>
+              <th scope="col" style={{ ...NAME, verticalAlign: "bottom" }}>
                 Feature
               </th>
               {windows.map(({ label }, column) => (
@@ -94,7 +94,7 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
                         onKeyDown={(event) => move(event, { row, column })}
                         style={{
                           background: background(cell),
-                          border: chosen ? "2px solid var(--chakra-colors-fg)" : "1px solid var(--chakra-colors-border)",
+                          border: chosen ? "2px solid var(--chakra-colors-fg)" : `1px ${cell === null ? "dashed" : "solid"} var(--chakra-colors-border)`,
                           borderRadius: 3,
                           color: "var(--chakra-colors-fg)",
                           cursor: cell === null ? "default" : "pointer",

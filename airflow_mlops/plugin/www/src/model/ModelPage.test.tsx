@@ -58,7 +58,7 @@ const ANSWERS: Record<string, unknown> = {
         usage: { seconds: 10, cpu_seconds: 7.5, gpu_seconds: null, peak_memory_mb: 300, read_bytes: 2e6, written_bytes: 0, rows: 5000 },
       }),
       version(1, {
-        run_id: "run", champion: true, gates: [gate], params: { [planted]: { deep: 3 } }, mlflow_url: "javascript:alert(1)",
+        run_id: "run", champion: true, gates: [gate, { ...gate, gate: "same signature", measured: null, passed: true }], params: { [planted]: { deep: 3 } }, mlflow_url: "javascript:alert(1)",
         metrics: { roc_auc: { value: 0.7, low: 0.68, high: 0.72 }, fit_seconds: { value: 12, low: null, high: null } },
       }),
     ],
@@ -135,6 +135,13 @@ it("shows the figures of the fit separately from the metrics on held-out data", 
   const titles = [...document.querySelectorAll("tbody tr:first-child")].map((row) => [row.textContent, row.nextSibling?.textContent]);
   expect(titles).toContainEqual(["Metrics on held-out data (95% confidence interval)", "roc_auc0.700 (0.680 to 0.720)–"]);
   expect(titles).toContainEqual(["Fit and conversion to ONNX", "fit_seconds12–"]);
+});
+
+it("shows the measured value of a gate, if the gate measures one", async () => {
+  show("versions");
+  const cells = [...((await screen.findByText("same signature")).closest("tr")?.cells ?? [])].map((cell) => cell.textContent);
+  expect(cells).toEqual(["same signature", "✓ passed", "–"]);
+  expect(screen.getByText(/failed/).textContent).toBe("✕ failed (0.700)");
 });
 
 it("adds up the resources of a version's steps, and names the version whose metrics a refit shows", async () => {

@@ -8,7 +8,7 @@ import { change, kindOf } from "../parts/decisions";
 import { moment, number } from "../parts/format";
 import { useWidth } from "../parts/useWidth";
 import { COLOR, shapePath } from "../parts/VerdictMark";
-import { place, runs, spread } from "./events";
+import { place, runs, spread, trace, type Place } from "./events";
 
 const HEIGHT = 320;
 const MARGIN = { top: 34, right: 16, bottom: 58, left: 48 };
@@ -84,19 +84,16 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
   );
   const y = scaleLinear(bounds.length ? [Math.min(...bounds), Math.max(...bounds)] : [0, 1], [HEIGHT - MARGIN.bottom, MARGIN.top]).nice();
   const band = (of: "realised" | "estimated") =>
-    area<Point>()
-      .defined((point) => level(point, of) !== null)
-      .x((point) => x(middle(point)))
-      .y0((point) => y(level(point, of)?.low ?? 0))
-      .y1((point) => y(level(point, of)?.high ?? 0))(windows) ?? "";
-  const path = (of: "realised" | "estimated", value: (found: Level) => number | null) =>
-    line<Point>()
-      .defined((point) => {
-        const found = level(point, of);
-        return found !== null && value(found) !== null;
-      })
-      .x((point) => x(middle(point)))
-      .y((point) => y(value(level(point, of) as Level) ?? 0))(windows) ?? "";
+    area<Place<Level> | null>()
+      .defined((place) => place !== null)
+      .x((place) => x(place?.at ?? 0))
+      .y0((place) => y(place?.value.low ?? 0))
+      .y1((place) => y(place?.value.high ?? 0))(trace(windows, (point) => level(point, of))) ?? "";
+  const path = (value: (point: Point) => number | null | undefined) =>
+    line<Place<number> | null>()
+      .defined((place) => place !== null)
+      .x((place) => x(place?.at ?? 0))
+      .y((place) => y(place?.value ?? 0))(trace(windows, (point) => value(point) ?? null)) ?? "";
 
   // The label at the right edge is right-aligned. A label that would overlap the previous label is left out.
   const wide = (tick: Date) => 8 * x.tickFormat()(tick).length;
@@ -159,11 +156,11 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
                 y={MARGIN.top}
               />
             ) : null}
-            <path d={band("estimated")} fill={ESTIMATED} opacity="0.15" />
+            <path d={band("estimated")} fill="var(--chakra-colors-orange-solid)" opacity="0.2" />
             <path d={band("realised")} fill={REALISED} opacity="0.18" />
-            <path d={path("realised", (found) => found.reference)} fill="none" stroke={MUTED} strokeDasharray="2 3" />
-            <path d={path("estimated", (found) => found.value)} fill="none" stroke={ESTIMATED} strokeDasharray="5 3" strokeWidth="2" />
-            <path d={path("realised", (found) => found.value)} fill="none" stroke={REALISED} strokeWidth="2" />
+            <path d={path((point) => level(point, "realised")?.reference ?? level(point, "estimated")?.reference)} fill="none" stroke={MUTED} strokeDasharray="2 3" />
+            <path d={path((point) => level(point, "estimated")?.value)} fill="none" stroke={ESTIMATED} strokeDasharray="5 3" strokeWidth="2" />
+            <path d={path((point) => level(point, "realised")?.value)} fill="none" stroke={REALISED} strokeWidth="2" />
             {spread(events, x, width - 8).map(({ decision, first, offset, x: left }) => (
               <g key={decision.seq} transform={`translate(${left} 20)`}>
                 {first ? <path d={`M0 8V${bottom - 20}`} stroke={MUTED} strokeDasharray="1 3" /> : null}

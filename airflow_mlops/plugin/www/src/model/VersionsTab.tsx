@@ -30,7 +30,8 @@ const Gate = ({ name, version }: { name: string; version: ModelVersion }) => {
   if (!gate) return <>–</>;
   return (
     <Text color={gate.passed ? "green.fg" : "red.fg"} title={gate.explanation}>
-      {gate.passed ? "✓ passed" : "✕ failed"} ({number(gate.measured)})
+      {gate.passed ? "✓ passed" : "✕ failed"}
+      {gate.measured === null ? "" : ` (${number(gate.measured)})`}
     </Text>
   );
 };
@@ -124,7 +125,7 @@ export const VersionsTab = ({ name }: { name: string }) => {
                 <Table.ColumnHeader>Version</Table.ColumnHeader>
                 {versions.map(({ challenger, champion, judged, version }) => (
                   <Table.ColumnHeader key={version}>
-                    <HStack flexWrap="wrap" maxW="200px" minW="150px" rowGap={0} whiteSpace="normal">
+                    <HStack flexWrap="wrap" maxW="260px" minW="190px" rowGap={0} whiteSpace="normal">
                       {version}
                       {champion ? <Badge colorPalette="green">champion</Badge> : null}
                       {challenger ? <Badge colorPalette="blue">challenger</Badge> : null}
@@ -154,7 +155,7 @@ export const VersionsTab = ({ name }: { name: string }) => {
                       </Table.Cell>
                       {versions.map((version) => (
                         <Table.Cell key={version.version}>
-                          <Box maxW="260px" minW="150px" overflowWrap="anywhere" whiteSpace="normal">
+                          <Box maxW="260px" minW="190px" overflowWrap="anywhere" whiteSpace="normal">
                             {row.cell(version)}
                           </Box>
                         </Table.Cell>

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import { decision, month, point } from "../fixtures";
-import { place, runs, spread } from "./events";
+import { place, runs, spread, trace } from "./events";
 
 const at = (time: string) => Date.parse(time);
 
@@ -43,4 +43,20 @@ it("joins consecutive windows of one version, and keeps a version that returns a
   const windows = [1, 1, null, 1, 2, 1].map((version, index) => point(index + 1, { version }));
   expect(runs(windows).map(({ version }) => version)).toEqual([1, 2, 1]);
   expect(runs(windows)[0]).toEqual({ version: 1, start: at(month(1).start), end: at(month(4).end) });
+});
+
+describe("lines through the windows", () => {
+  const middles = (values: (number | null)[]) => {
+    const windows = values.map((_, index) => point(index + 1));
+    return trace(windows, (found) => values[windows.indexOf(found)] ?? null).map((found) => found && [found.at, found.value]);
+  };
+  it("draw a value without a neighbour across its window", () => {
+    expect(middles([0.7])).toEqual([[at(month(1).start), 0.7], [at(month(1).end), 0.7]]);
+  });
+  it("connect the middles of neighbours, and stop where there is no value", () => {
+    const middle = (number: number) => (at(month(number).start) + at(month(number).end)) / 2;
+    expect(middles([0.7, 0, null, 0.6])).toEqual([
+      [middle(1), 0.7], [middle(2), 0], null, [at(month(4).start), 0.6], [at(month(4).end), 0.6],
+    ]);
+  });
 });

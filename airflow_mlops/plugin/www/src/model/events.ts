@@ -5,6 +5,9 @@ export type Event = { at: number; decision: Decision };
 export type Placed = { x: number; offset: number; first: boolean; decision: Decision };
 export type Run = { version: number; start: number; end: number };
 
+/** A place on a line: a time, and what the window has there. */
+export type Place<T> = { at: number; value: T };
+
 const ms = Date.parse;
 /** Largest distance of a decision from the end of the last window, as a share of the time that all windows span. */
 const LATER = 0.15;
@@ -66,4 +69,19 @@ export const runs = (windows: Point[]): Run[] => {
     else found.push({ version, start: ms(window.start), end: ms(window.end) });
   }
   return found;
+};
+
+/**
+ * The places of a line through the middles of the windows; null where the line is interrupted. A line needs two places, so a
+ * value without a neighbour is a line across its window.
+ */
+export const trace = <T>(windows: Point[], of: (point: Point) => T | null): (Place<T> | null)[] => {
+  const values = windows.map(of);
+  return windows.flatMap(({ window }, index) => {
+    const value = values[index] ?? null;
+    if (value === null) return [null];
+    const [start, end] = [ms(window.start), ms(window.end)];
+    const alone = (values[index - 1] ?? null) === null && (values[index + 1] ?? null) === null;
+    return (alone ? [start, end] : [(start + end) / 2]).map((at) => ({ at, value }));
+  });
 };

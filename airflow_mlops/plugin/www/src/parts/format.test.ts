@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { ago, moment, number, percent, pValue, share } from "./format";
+import { ago, moment, number, percent, pValue } from "./format";
 
 describe("values as text", () => {
   it("keeps three significant digits of a fraction and all digits of a count", () => {
@@ -10,15 +10,14 @@ describe("values as text", () => {
     expect(number(-0)).toBe("0");
     expect(number(null)).toBe("–");
   });
-  it("never rounds a share up to 100%", () => {
-    expect(percent(0.9999)).toBe("99%");
-    expect(percent(1)).toBe("100%");
-    expect([percent(0.29), percent(0.57), percent(0.58)]).toEqual(["29%", "57%", "58%"]);
-    expect(percent(0.001)).toBe("< 1%");
+  it("never rounds a share to 0% or to 100%", () => {
+    // The same cases as in tests/unit/core/test_numbers.py.
+    expect([0, 0.0004, 0.0005, 0.0625, 0.9458, 0.9996, 1].map(percent)).toEqual([
+      "0.0%", "< 0.1%", "0.1%", "6.3%", "94.6%", "99.9%", "100.0%",
+    ]);
     expect(percent(null)).toBe("–");
   });
-  it("never shows a small share or p value as zero", () => {
-    expect([share(0), share(0.0004), share(0.0999)]).toEqual(["0.0%", "< 0.1%", "10.0%"]);
+  it("never shows a small p value as zero", () => {
     expect([pValue(0), pValue(0.0123)]).toEqual(["p < 0.001", "p = 0.012"]);
   });
   it("names a time in UTC, and how long ago it was", () => {

@@ -37,12 +37,16 @@ export const number = (value: number | null | undefined): string => {
   return size < 0.0001 ? value.toExponential(2) : value.toPrecision(size < 1 ? 3 : 4);
 };
 
-/** Whole percent, rounded down. Digits beyond the ninth are ignored, because 0.29 * 100 is slightly less than 29 in floating point. */
-export const percent = (value: number | null | undefined): string =>
-  value === null || value === undefined ? "–" : `${value > 0 && value < 0.01 ? "< 1" : Math.floor(Number((value * 100).toFixed(9)))}%`;
-
-/** The share of a bar in a histogram, with one decimal. */
-export const share = (value: number): string => (value > 0 && value < 0.001 ? "< 0.1%" : `${(value * 100).toFixed(1)}%`);
+/**
+ * A share from 0 to 1 as a percentage with one decimal. A share below 1 is never shown as 100%, and a share above 0 never as 0%.
+ * Reports use the same rule (`airflow_mlops/core/numbers.py`).
+ */
+export const percent = (share: number | null | undefined): string => {
+  if (share === null || share === undefined) return "–";
+  const tenths = Math.round(1000 * share);
+  if (share > 0 && tenths === 0) return "< 0.1%";
+  return `${((share < 1 ? Math.min(tenths, 999) : tenths) / 10).toFixed(1)}%`;
+};
 
 /** A p value. A very small value is shown as an upper bound, because it is not zero. */
 export const pValue = (value: number): string => (value < 0.001 ? "p < 0.001" : `p = ${value.toFixed(3)}`);

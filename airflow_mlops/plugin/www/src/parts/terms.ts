@@ -45,17 +45,17 @@ export const metricMeaning = (name: string): string | undefined => {
 };
 
 const TESTS: Record<string, string> = {
-  chi_square: "chi-square test: have the shares of the values changed?",
+  chi_square: "Chi-square test: have the shares of the values changed?",
   cucconi: "Cucconi test: has the level or the spread of the values changed?",
-  hour: "chi-square test: have the shares of the hours of the day changed?",
+  hour: "Chi-square test: have the shares of the hours of the day changed?",
   ks: "Kolmogorov-Smirnov test: do the two distributions differ anywhere?",
-  missing: "has the share of rows without a usable value changed?",
-  ndcg: "permutation test: has the order of the features by their attributions changed?",
+  missing: "Missing values: has the share of rows without a usable value changed?",
+  ndcg: "Permutation test: has the order of the features by their attributions changed?",
   norm: "Kolmogorov-Smirnov test of the lengths of the embeddings",
   projection: "Kolmogorov-Smirnov test of the embeddings along a random direction",
-  unseen: "has the share of rows with values that do not occur in the reference changed?",
-  weekday: "chi-square test: have the shares of the weekdays changed?",
-  words: "has the share of rows that contain a word changed?",
+  unseen: "Unseen values: has the share of rows with values that do not occur in the reference changed?",
+  weekday: "Chi-square test: have the shares of the weekdays changed?",
+  words: "Words: has the share of rows that contain a word changed?",
 };
 
 /** The meaning of the test that decides whether a column has drifted; undefined if the test is unknown. */

@@ -5,7 +5,7 @@ import { Link as RouterLink } from "react-router-dom";
 import { apiPath } from "../api/client";
 import type { Candidate, Progress, Samples, TaskResult } from "../api/types";
 import { useData } from "../api/useData";
-import { number, share } from "../parts/format";
+import { number, percent } from "../parts/format";
 import { Gates } from "../parts/Gates";
 import { Loading } from "../parts/Loading";
 import { MetricName } from "../parts/MetricName";
@@ -142,7 +142,7 @@ const Split = ({ result, split }: { result: Fields; split?: Fields | undefined }
       ...numbers(result.rows).map(([name, rows]): [string, unknown] => [`rows in ${name}`, rows]),
       ["dropped rows", result.dropped],
       ["label", result.label],
-      ["positive rate", typeof result.positive_rate === "number" ? share(result.positive_rate) : null],
+      ["positive rate", typeof result.positive_rate === "number" ? percent(result.positive_rate) : null],
       ["features", result.features],
       ["windows", result.window_rule],
       ...(split && Object.keys(split).length ? proof(split) : []),

@@ -1,0 +1,245 @@
+"""Record when each server has logged predictions, so that a window without requests can be told from a gap in the log.
+
+Each process that writes the log keeps a record in the artifact store::
+
+    online-servers/MODEL/UUID.json
+
+The record says until which time all predictions of the server are in the store. A copy is in the spool, and the process
+holds a lock on it. If the process is killed, the next server with the same spool uploads the predictions that are left,
+and then ends the record of the killed process. A record that no server can end, because the spool is lost, stays open.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pydantic import Field, ValidationError
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.windows import UtcDatetime, Window
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving.layout import servers_folder, window_at
+
+if TYPE_CHECKING:
+    from airflow_mlops.serving.versions import Served
+
+log = logging.getLogger(__name__)
+
+#: Interruptions up to this length, such as restarts, do not count as gaps.
+PAUSE = timedelta(minutes=10)
+#: Time after the end of a window after which servers send no more predictions for the window to their log.
+MARGIN = timedelta(minutes=1)
+# A killed process may have received predictions for this time after it last wrote its file in the spool.
+_UNWRITTEN = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a server says about itself. It has sent all answers before this time to the process that writes its log.
+
+    :param served: the champion that the server has loaded
+    :param at: time in seconds since 1970
+    :param dropped: whether predictions since the last state were not logged
+    :param ended: whether the server sends no more answers, because it ends by itself
+    """
+
+    served: Served
+    at: float
+    dropped: bool = False
+    ended: bool = False
+
+
+class Uptime(Model):
+    """The time in which a server has logged predictions.
+
+    :param where: machine and spool of the server, for people
+    :param since: time at which the server began to answer
+    :param until: time until which all predictions of the server are in the artifact store
+    :param ended: whether the server has ended, and all its predictions are in the artifact store; in the spool, whether
+        the server has ended by itself
+    :param incomplete: file names of the windows of which predictions may be lost, or in which the server paused
+    """
+
+    where: str
+    since: UtcDatetime
+    until: UtcDatetime
+    ended: bool = False
+    incomplete: list[str] = Field(default_factory=list)
+
+    def without(self, *windows: Window) -> Uptime:
+        """Return the record with further incomplete windows."""
+        names = sorted({*self.incomplete, *(window.file_name for window in windows)})
+        return self if names == self.incomplete else self.model_copy(update={"incomplete": names})
+
+
+class UptimeWriter:
+    """Keeps the record of one process that writes the log of a server.
+
+    The thread that writes the spool calls :meth:`hear`. The thread that uploads calls :meth:`finish` and :meth:`publish`.
+
+    :param store: the artifact store
+    :param model: name of the registered model
+    :param spool: folder of the spool
+    :param length: length of the windows of the log, ``hour`` or ``day``
+    """
+
+    def __init__(self, store: ArtifactStore, model: str, spool: Path, length: str) -> None:
+        self._store, self._model, self._spool, self._length = store, model, spool, length
+        self._name = uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self._state: State | None = None
+        self._record: Uptime | None = None
+        # What the artifact store and the spool have of it.
+        self._published: Uptime | None = None
+        self._kept: Uptime | None = None
+        self._file: BinaryIO | None = None
+        self._unreadable: set[Path] = set()
+
+    @property
+    def served(self) -> Served | None:
+        """Return the champion of the server; ``None`` if the server has not loaded any."""
+        return self._state.served if self._state is not None else None
+
+    def hear(self, state: State) -> None:
+        """Take the state of the server. All answers that it had sent before are in the spool."""
+        with self._lock:
+            at, record = _moment(state.at), self._record
+            if record is None:
+                machine = f"{socket.gethostname()}:{self._spool}"
+                record = Uptime(where=machine, since=at, until=at)
+            last = _moment(self._state.at) if self._state is not None else at - MARGIN
+            if state.dropped or at - last > PAUSE:
+                record = record.without(*self._windows(last, at))
+            self._state = state
+            self._keep(record)
+
+    def lose(self, window: Window) -> None:
+        """Record that predictions of a window were not logged."""
+        with self._lock:
+            if self._record is not None:
+                self._keep(self._record.without(window))
+
+    def finish(self) -> None:
+        """Record in the spool that the log is written, before it is uploaded for the last time."""
+        with self._lock:
+            record, state = self._record, self._state
+            if record is None or state is None:
+                return
+            if not state.ended:
+                # The server was killed.
+                record = record.without(*self._windows(_moment(state.at), _moment(time.time())))
+            self._keep(record.model_copy(update={"ended": True}))
+
+    def publish(self) -> None:
+        """Write the record, and those of killed processes with the same spool, to the artifact store.
+
+        If the log is finished, and all predictions are in the store, the record ends. Otherwise, the next server that
+        uploads the predictions ends it.
+
+        :raises StoreError: the store cannot be used
+        """
+        spooled = self._spooled()
+        with self._lock:
+            record, state = self._record, self._state
+            if record is not None and state is not None:
+                until = window_at(state.at - MARGIN.total_seconds(), self._length).start
+                if record.until < until and (spooled is None or spooled >= until):
+                    record = record.model_copy(update={"until": until})
+                    self._keep(record)
+        if record is not None and state is not None:
+            if record.ended and (spooled is None or spooled > _moment(state.at)):
+                self._write(record.model_copy(update={"until": max(record.until, _moment(state.at))}))
+                self._path.unlink(missing_ok=True)
+            else:
+                self._write(record.model_copy(update={"ended": False}))
+        self._end_others(spooled)
+
+    @property
+    def _path(self) -> Path:
+        return self._spool / f"{self._name}.server"
+
+    def _keep(self, record: Uptime) -> None:
+        """Write the record to the spool. The time of the file is the time of the server's last state."""
+        self._record = record
+        try:
+            self._keep_in_spool(record)
+        except OSError as error:
+            # The record in the artifact store is still written.
+            log.warning("The record of the server cannot be written to the spool %s: %s", self._spool, error)
+
+    def _keep_in_spool(self, record: Uptime) -> None:
+        assert self._state is not None
+        if self._file is None:
+            new = self._path.with_suffix(".new")
+            file = new.open("w+b", buffering=0)
+            # As for the files of predictions, other servers treat a file without a lock as a leftover.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            new.rename(self._path)
+            self._file = file
+        if record != self._kept:
+            content = record.model_dump_json().encode()
+            os.pwrite(self._file.fileno(), content, 0)
+            os.ftruncate(self._file.fileno(), len(content))
+            self._kept = record
+        os.utime(self._file.fileno(), (self._state.at, self._state.at))
+
+    def _write(self, record: Uptime) -> None:
+        if record != self._published:
+            self._store.write_json(f"{servers_folder(self._model)}/{self._name}.json", record.model_dump(mode="json"))
+            self._published = record
+
+    def _end_others(self, spooled: datetime | None) -> None:
+        """End the records of processes that were killed, and whose predictions are no longer in the spool."""
+        for path in self._spool.glob("*.server"):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    continue
+                last = _moment(os.fstat(file.fileno()).st_mtime)
+                if spooled is not None and spooled <= last:
+                    continue
+                try:
+                    record = Uptime.model_validate_json(file.read())
+                except ValidationError:
+                    if path not in self._unreadable:
+                        self._unreadable.add(path)
+                        log.warning("The file %s of a killed server cannot be read, so its record stays open.", path)
+                    continue
+                if not record.ended:
+                    record = record.without(*self._windows(last, last + _UNWRITTEN))
+                key = f"{servers_folder(self._model)}/{path.stem}.json"
+                # If the disk was full, only the store knows all incomplete windows.
+                with suppress(FileNotFoundError):
+                    known = Uptime.model_validate(self._store.read_json(key))
+                    record = record.model_copy(update={"incomplete": sorted({*record.incomplete, *known.incomplete})})
+                record = record.model_copy(update={"until": max(record.until, last), "ended": True})
+                self._store.write_json(key, record.model_dump(mode="json"))
+                path.unlink()
+
+    def _spooled(self) -> datetime | None:
+        """Return the start of the earliest window with predictions in the spool; ``None`` if the spool is empty."""
+        windows = (Window.from_file_name(path.name.partition("_")[0]) for path in self._spool.glob("*.arrows"))
+        return min((window.start for window in windows if window is not None), default=None)
+
+    def _windows(self, start: datetime, end: datetime) -> list[Window]:
+        """Return the windows of the log from a time until a time, both included."""
+        found = [window_at(start.timestamp(), self._length)]
+        while found[-1].end <= end:
+            found.append(window_at(found[-1].end.timestamp(), self._length))
+        return found
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)

@@ -1,0 +1,261 @@
+"""A window without requests is recorded as empty only if servers ran and nothing can be missing from the log."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import find_datasets
+from airflow_mlops.data.datasets.pointers import read, window_keys, withdraw
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving import log
+from airflow_mlops.serving.layout import servers_folder
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.processes.write import answers, state_message
+from airflow_mlops.serving.quiet import why_not
+from airflow_mlops.serving.uptime import State, Uptime
+from tests.unit.serving.test_log import answer
+
+DAY = Window.model_validate("2026-03-03")
+NAME = "m_predictions"
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(f"2026-03-{text}+00:00").timestamp()
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "store").mkdir()
+    return ArtifactStore((tmp_path / "store").as_uri())
+
+
+class Server:
+    """The log of a server, whose clock is set by hand."""
+
+    def __init__(self, store, spool, monkeypatch, clock="02T12:00") -> None:
+        self.spool = log.PredictionSpool(store, "m", spool, "day", Metrics())
+        self.monkeypatch = monkeypatch
+        self.version = 1
+        self.now = at(clock)
+        self.go(clock)
+
+    def go(self, clock: str, **facts) -> None:
+        """Run until a time. In between, the server reports every few minutes."""
+        while self.now < at(clock):
+            self.now = min(self.now + 500, at(clock))
+            self._hear()
+        self._hear(**facts)
+        self.cycle()
+
+    def _hear(self, **facts) -> None:
+        self.monkeypatch.setattr(log.time, "time", lambda: self.now)
+        self.spool.hear(State(answer(0, version=self.version).served, self.now, **facts))
+        self.spool._flush()
+
+    def ask(self, number: int) -> None:
+        self.spool.add(answer(number, self.now, self.version))
+        self.spool._flush()
+
+    def cycle(self) -> None:
+        """Upload and merge, as the server does every ten seconds and every minute."""
+        self.spool._close(0)
+        self.spool._upload()
+        self.spool._uptime.publish()
+        self.spool._merge()
+
+    def stop(self) -> None:
+        self._hear(ended=True)
+        self.spool._uptime.finish()
+        self.cycle()
+        self.spool._uptime._file.close()
+
+    def kill(self) -> None:
+        for segment in self.spool._segments.values():
+            segment.file.close()
+        self.spool._uptime._file.close()
+
+
+@pytest.fixture
+def start(store, tmp_path, monkeypatch):
+    def new(clock="02T12:00", spool="spool") -> Server:
+        return Server(store, tmp_path / spool, monkeypatch, clock)
+
+    return new
+
+
+def days(store) -> dict[str, int]:
+    """The rows of each day in the log."""
+    found: dict[str, int] = {}
+    for key in window_keys(store, NAME):
+        window = read(store, key).window
+        found[window.label] = sum(item.rows for item in find_datasets(store, NAME, window))
+    return found
+
+
+def test_a_day_without_requests_is_an_empty_dataset_with_the_columns_of_the_others(store, start, tmp_path):
+    server = start()
+    server.ask(1)
+    server.go("04T00:30")
+    assert days(store) == {"2026-03-02": 2, "2026-03-03": 0}
+    first, empty = find_datasets(store, NAME)
+    assert first.schema == empty.schema
+    server.stop()
+    assert not list((tmp_path / "spool").iterdir())
+    # Another server, later: what is recorded stays.
+    again = start("04T00:35")
+    again.go("05T01:00")
+    assert days(store) == {"2026-03-02": 2, "2026-03-03": 0, "2026-03-04": 0}
+    # A request that comes late is added to the day.
+    again.now = at("03T10:00")
+    again.ask(7)
+    again.now = at("05T01:00")
+    again.cycle()
+    assert days(store)["2026-03-03"] == 2
+
+
+def test_a_day_whose_rows_are_still_in_a_spool_is_not_empty(store, start, tmp_path):
+    """Two servers: one cannot upload, and has rows; the other gets no requests."""
+    one, other = start(spool="one"), start(spool="other")
+    one.go("03T08:00")
+    one.ask(5)
+    other.go("04T01:00")
+    assert days(store) == {}
+    # It is killed, and the next server with the same spool uploads what is left.
+    one.kill()
+    other.go("05T01:00")
+    assert days(store) == {}
+    # Another process holds the lock, so the predictions are not in the store yet.
+    (left,) = (tmp_path / "one").glob("*.arrows")
+    with left.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        after = start("05T02:00", spool="one")
+        after.go("06T00:30")
+        assert after.spool._uptime._record.until < datetime.fromisoformat("2026-03-06T00:00+00:00")
+        other.cycle()
+        assert days(store) == {}
+    after.cycle()
+    other.cycle()
+    assert days(store) == {"2026-03-03": 2, "2026-03-04": 0}
+
+
+def test_a_server_whose_spool_is_lost_is_reported_until_its_record_is_deleted(store, start, tmp_path, caplog):
+    one, other = start(spool="one"), start(spool="other")
+    one.kill()
+    for file in (tmp_path / "one").iterdir():
+        file.unlink()
+    other.go("04T01:00")
+    assert days(store) == {}
+    (url,) = {
+        word.rstrip(".") for record in caplog.records for word in record.getMessage().split() if "online-servers/" in word
+    }
+    store.delete(url.removeprefix(f"{store.url}/"))
+    other.cycle()
+    assert days(store) == {"2026-03-03": 0}
+
+
+def test_a_day_in_which_a_server_was_killed_or_lost_rows_is_a_gap(store, start):
+    killed = start()
+    killed.go("03T08:00")
+    killed.kill()
+    server = start("03T08:01")
+    server.go("04T00:30")
+    assert days(store) == {}
+    server.go("04T08:00", dropped=True)
+    server.go("06T00:30")
+    assert days(store) == {"2026-03-05": 0}
+
+
+def test_a_day_of_which_the_disk_refused_predictions_is_a_gap(store, start, monkeypatch, tmp_path):
+    server = start()
+    server.go("03T08:00")
+
+    def refuse(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.spool, "_append", refuse)
+        patch.setattr(log.os, "pwrite", refuse)
+        server.ask(1)
+    server.cycle()
+    (mark,) = (tmp_path / "spool").glob("*.server")
+    assert b'"incomplete":[]' in mark.read_bytes()
+    # The next server reads this file.
+    server.kill()
+    os.utime(mark, (at("04T08:00"), at("04T08:00")))
+    start("04T08:01").go("06T00:30")
+    assert days(store) == {"2026-03-05": 0}
+
+
+def test_a_withdrawn_day_is_not_recorded_as_empty(store, start):
+    server = start("02T00:00")
+    server.ask(1)
+    server.go("03T01:00")
+    withdraw(store, NAME, read(store, window_keys(store, NAME)[0]), "wrong", "ann")
+    # Two days later, its files are deleted.
+    store.fs.rm(store.path("online/m/2026-03-02"), recursive=True)
+    server.stop()
+    start("03T01:01").go("04T01:00")
+    assert days(store) == {"2026-03-03": 0}
+
+
+def uptime(since: str, until: str, **facts) -> Uptime:
+    return Uptime(where="here", since=f"2026-03-{since}Z", until=f"2026-03-{until}Z", **facts)
+
+
+@pytest.mark.parametrize(
+    ("servers", "reason"),
+    [
+        ([uptime("02T00:00", "04T00:00")], None),
+        ([uptime("02T00:00", "03T00:00")], "pending"),
+        # A restart, and a pause that is too long.
+        ([uptime("02T00:00", "03T08:00", ended=True), uptime("03T08:10", "04T00:00")], None),
+        ([uptime("02T00:00", "03T08:00", ended=True), uptime("03T08:11", "04T00:00")], "final"),
+        ([uptime("02T00:00", "04T00:00"), uptime("03T07:00", "03T07:00")], "pending"),
+        ([uptime("02T00:00", "04T00:00"), uptime("04T00:00", "04T00:00")], None),
+        ([uptime("02T00:00", "04T00:00"), uptime("01T00:00", "01T05:00", ended=True)], None),
+        ([uptime("02T00:00", "04T00:00", incomplete=["2026-03-03"])], "final"),
+        ([uptime("02T00:00", "04T00:00", incomplete=["2026-03-02"])], None),
+        ([uptime("03T00:00", "03T12:00", ended=True)], "final"),
+        ([], "final"),
+    ],
+)
+def test_a_window_is_empty_only_if_servers_say_so(servers, reason):
+    found = why_not(DAY, {str(number): item for number, item in enumerate(servers)})
+    assert (None if found is None else "final" if found.final else "pending") == reason
+
+
+def test_a_server_that_was_suspended_says_so(store, start):
+    server = start()
+    server.now = at("03T12:00")
+    server.go("05T00:30")
+    assert days(store) == {"2026-03-04": 0}
+
+
+def test_the_record_is_written_once_a_window_and_old_records_are_deleted(store, start, monkeypatch):
+    server = start()
+    server.stop()
+    again = start("02T12:01")
+    again.go("03T00:30")
+    written = []
+    monkeypatch.setattr(store, "write_json", lambda key, *_: written.append(key))
+    again.spool._store, again.spool._uptime._store = store, store
+    again.go("03T12:00")
+    assert written == []
+    monkeypatch.undo()
+    assert len(store.keys(servers_folder("m"))) == 2
+    again.monkeypatch = monkeypatch
+    again.spool._quiet.find(datetime.fromtimestamp(again.now, timezone.utc) + timedelta(days=50))
+    assert len(store.keys(servers_folder("m"))) == 1
+
+
+def test_a_state_is_sent_between_answers():
+    state = State(answer(1, version=3).served, 12.5, dropped=True)
+    (found,) = answers(io.BytesIO(state_message(state)))
+    assert (found.served.ref.version, found.at, found.dropped, found.ended) == (3, 12.5, True, False)
+    assert found.served.columns.schema == state.served.columns.schema

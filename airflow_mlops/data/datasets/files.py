@@ -92,7 +92,7 @@ class Files:
     @contextmanager
     def parquet(self, file: FileEntry) -> Iterator[pq.ParquetFile]:
         """Open a Parquet file for reading, after its hash was checked. See :meth:`open`."""
-        # Arrow is imported here, because most look-ups of datasets read no rows and take less time than this import.
+        # Arrow is imported here. Most look-ups of datasets read no rows, and take less time than this import.
         import pyarrow.parquet as pq
 
         with self.open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:

@@ -134,7 +134,7 @@ class Files:
         return found.hexdigest() == content
 
     def foreign(self, file: FileEntry) -> DatasetCorruptError:
-        """Return the error of a file with other rows than those of the dataset."""
+        """Return the error for a file whose rows differ from those of the dataset."""
         return DatasetCorruptError(
             f"The rows in file {self._store.url_of(file.path)} are not those of dataset {self._manifest.name!r} "
             f"({self._manifest.id[:12]}): the file and its SHA-256 in the manifest were changed after the dataset was "

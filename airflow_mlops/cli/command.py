@@ -1,4 +1,4 @@
-"""What all commands of ``airflow mlops`` share: errors, the audit log, the artifact store, and running a step."""
+"""Functions that all commands of ``airflow mlops`` share: errors, the audit log, the artifact store, and steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
 
     @functools.wraps(function)
     def run(args: Namespace) -> None:
-        # As in a task: some commands run steps in this process.
+        # This is done as in a task, because some commands run steps in this process.
         os.environ.update(step_environment())
         try:
             function(args)
@@ -53,8 +53,8 @@ def with_flags(message: str, args: Namespace) -> str:
     """Replace the parameters of the step that a message names with the arguments of the command."""
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
-        # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=".
-        # In a shell, a mapping is one word.
+        # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=". In
+        # a shell, a mapping is written as one word.
         message = re.sub(rf"\b{name}=(\{{[^{{}}]*\}})", rf'{argument} "\1"', message)
         message = re.sub(rf"(?<=[:;] ){name}(?=: )|`{name}`|\b{name}=", argument, message)
     return message.replace("mlflow.conn_id: ", "--mlflow-conn-id: ")

@@ -164,7 +164,7 @@ def _between(first: str | None, last: str | None) -> Window | None:
 def _yaml(path: str | None, what: str) -> Any:
     """Read a YAML file; return ``None`` if ``path`` is ``None``.
 
-    :param what: content of the file in words, for the error message
+    :param what: description of the file's content, for the error message
     :raises SpecError: the file cannot be read
     """
     import yaml

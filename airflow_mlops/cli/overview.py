@@ -85,7 +85,7 @@ def index(args: Namespace) -> None:
 
 
 def _print(value: Any, output: str) -> None:
-    # Airflow's console turns nested numbers into text.
+    # Airflow's console converts nested numbers to text.
     import yaml
 
     print(

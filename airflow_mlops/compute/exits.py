@@ -32,7 +32,7 @@ _STATUSES = {
 
 
 def explain(status: int) -> str:
-    """Explain how a process ended and what to check, as text that continues the sentence ``The process ...``.
+    """Explain how a process ended and what to check, as the predicate of a sentence that begins with ``The process``.
 
     :param status: exit status other than 0. If a signal ended the process, the status can be the negative number of the
         signal, as in :mod:`subprocess`

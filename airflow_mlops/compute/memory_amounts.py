@@ -24,7 +24,7 @@ def multiply(amount: str, factor: float) -> str:
     if found is None:
         return amount
     number, unit = found.groups()
-    # A float with many digits would be written with an exponent, which a unit must not follow.
+    # A float with many digits would be written with an exponent, and Kubernetes allows no unit after an exponent.
     return f"{round(Decimal(number) * Decimal(str(factor)), 9).normalize():f}{unit or ''}"
 
 

@@ -162,7 +162,7 @@ class ProcessRunner(Runner[Process]):
                 with child.stdin:
                     child.stdin.write(call.model_dump_json())
             except BrokenPipeError:
-                pass  # the child process ended immediately; its output explains why
+                pass  # the child process ended immediately, and its output explains why
             for line in child.stdout:
                 line = line.rstrip()
                 output.add(line)

@@ -35,7 +35,7 @@ def choices(name: Any, known: Iterable[str]) -> str:
     return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"
 
 
-# Marks a location without a value, because None is a value.
+# A marker for a location without a value. None cannot be the marker, because it is a possible value.
 _NOTHING = object()
 # Maximum number of characters of a wrong value that a message shows.
 _MOST_SHOWN = 80

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-# Start of the parent process, which may have imported a module at any time after this.
+# Time at which the parent process started. The parent process may have imported a module at any time afterwards.
 _start = time.time()
 _inherited: frozenset[str] = frozenset()
 

@@ -143,7 +143,7 @@ def _find(name: str) -> ModuleSpec | None:
     try:
         spec = find_spec(top)
     except (ImportError, ValueError):
-        # Such as `__main__`, which has no spec.
+        # The module has no spec, such as `__main__`.
         return None
     for part in rest:
         if spec is None or spec.submodule_search_locations is None:
@@ -192,7 +192,7 @@ def _has_version(spec: ModuleSpec) -> bool:
 @lru_cache(maxsize=1024)
 def _is_listed(top: str, folder: str, changed: int) -> bool:
     starts = (f"{top}/".encode(), f"{top}.".encode())
-    # The metadata of the package with the name of the module is read first.
+    # The metadata of the package with the same name as the module is read first.
     for name in sorted(os.listdir(folder), key=lambda name: not name.lower().startswith(top.lower())):
         if name.endswith((".dist-info", ".egg-info")):
             with suppress(FileNotFoundError, NotADirectoryError):

@@ -202,7 +202,7 @@ class DeltaTarget(Model):
                 f"{self.delta!r} is neither an absolute path nor a URL that starts with file:///, "
                 f"{' or '.join(_DELTA_STORES)}"
             )
-        # Libraries for Delta disagree about their meaning in paths.
+        # Libraries for Delta interpret these characters in paths differently.
         if found := sorted(set("%?#[]|\\^\0\n") & set(self.delta)):
             raise ValueError(
                 f"{self.delta!r} contains {found[0]!r}, which paths of Delta tables cannot contain. Rename it."

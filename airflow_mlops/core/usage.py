@@ -37,7 +37,8 @@ class Usage(Model):
     def total(cls, steps: Collection[Usage]) -> Usage:
         """Add up the resources of several steps. The peak memory is the largest of all steps.
 
-        The GPU time is ``None`` if no step has it. The rows are ``None``, because several steps process the same rows.
+        The GPU time is ``None`` if no step has it. The sum has no number of rows, because several steps process the
+        same rows.
         """
         gpu = [step.gpu_seconds for step in steps if step.gpu_seconds is not None]
         return cls(

@@ -51,7 +51,7 @@ def read_costs(dataset: Dataset, part: str | None, columns: Sequence[str]) -> di
 
 
 def why_no_costs(values: pa.Array | pa.ChunkedArray) -> str | None:
-    """Return why values cannot be costs, as a phrase such as ``null in 3 rows (of 10)``; ``None`` if they can."""
+    """Return why values cannot be costs, such as ``null in 3 rows (of 10)``; ``None`` if they can be costs."""
     if not is_number(values.type):
         return f"of the type {values.type}"
     found = numbers(values)

@@ -19,7 +19,7 @@ _OPERATORS: tuple[type[ast.AST], ...] = (
 _NODES: tuple[type[ast.AST], ...] = (
     ast.Name, ast.Load, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, *_OPERATORS,
 )  # fmt: skip
-# Quoted text, in which a backtick is a character like any other, or a quoted name.
+# Quoted text, in which a backtick is an ordinary character; or a name between backticks.
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<name>(?:[^`]|``)*)`""", re.DOTALL)
 
 

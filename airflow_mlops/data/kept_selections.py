@@ -36,7 +36,7 @@ class KeptSelections:
         The first try searches the datasets and stores their ids. A retry opens the datasets with these ids. If nothing
         is found, nothing is stored, so a retry searches again.
 
-        :param chosen: names the datasets and their windows
+        :param chosen: the selection, which names the datasets and their windows
         :param how: everything else that determines the result of ``find``, as JSON values
         :param find: function that finds the datasets
         :raises DatasetNotFoundError: there is no such dataset, or a dataset that the first try found no longer exists
@@ -48,7 +48,7 @@ class KeptSelections:
             found = find(chosen)
             if self._store.create_exclusive(key, canonical_json([_described(dataset) for dataset in found])):
                 return found
-            # Another node of the same training has stored its selection first.
+            # Another node of the same training was faster and has stored its selection.
             stored = self._store.read_json(key)
         return [_opened(self._store, item) for item in stored]
 

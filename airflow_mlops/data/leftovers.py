@@ -1,4 +1,4 @@
-"""Files that crashed tasks leave in the artifact store: temporary files, files of no dataset, and unfinished uploads.
+"""Files that crashed tasks leave in the artifact store: temporary files, files without a dataset, unfinished uploads.
 
 Running tasks also have such files, so only old files are leftovers. Results, reports, checkpoints of trainings and
 records are never leftovers.

@@ -381,7 +381,8 @@ def _floor_divide(values: Any, divisor: int) -> Any:
 
 def _remainder(values: Any, divisor: int) -> Any:
     """Return the remainders of :func:`_floor_divide`, which are never negative."""
-    # The product may be smaller than the smallest int64, so it is computed modulo 2**64, like the difference.
+    # The product may be below the smallest int64. Product and difference are computed modulo 2**64, so the result is
+    # exact.
     return pc.subtract(values, pc.multiply(_floor_divide(values, divisor), divisor))
 
 

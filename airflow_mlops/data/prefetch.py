@@ -18,8 +18,8 @@ log = logging.getLogger("airflow_mlops.data")
 
 Result = TypeVar("Result")
 
-# Seconds to wait for the thread to end by itself, and then after the query was cancelled. Airflow kills a task 5 s
-# after it sent SIGTERM.
+# Seconds to wait for the thread to end by itself, and seconds to wait after the query was cancelled. Airflow kills a
+# task 5 s after it sent SIGTERM.
 _NORMAL_END, _CANCELLED_END = 0.2, 2.5
 
 

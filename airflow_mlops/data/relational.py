@@ -187,7 +187,7 @@ def _memory_files() -> Iterator[Path]:
         if controllers and "memory" not in controllers.split(","):
             continue
         root = _CGROUPS / "memory" if controllers else _CGROUPS
-        # A container sees its own cgroup at the root, even if the path is that of the host.
+        # In a container, the root is the container's own cgroup, even if the path is that of the host.
         places = [root, *(root / part for part in _ancestors(path))]
         yield from (place / name for place in places for name in _MEMORY_LIMITS)
 

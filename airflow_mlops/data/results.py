@@ -32,7 +32,7 @@ def result_key(step: str, spec: dict[str, Any], provenance: Provenance, series: 
 def task_folder(provenance: Provenance) -> str:
     """Return the folder of a task in one DAG run. All mapped instances of the task have the same folder."""
     parts = [provenance.dag_id, provenance.run_id, provenance.task_id]
-    # quote() keeps ".", so "../" in a run id could leave the folder.
+    # quote() does not escape ".", so "../" in a run id could leave the folder.
     return "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
 
 

@@ -68,7 +68,7 @@ def joined(spans: Iterable[tuple[Dataset, range]]) -> list[tuple[Dataset, range]
 
 
 def share(items: Sequence[T], number: int, count: int) -> list[T]:
-    """Return one of ``count`` shares of consecutive items, whose numbers of items differ by at most one.
+    """Divide items into ``count`` shares of consecutive items, and return one share. The sizes differ by at most one.
 
     :param number: number of the share, from 0
     """
@@ -89,7 +89,9 @@ def count(datasets: Sequence[Dataset], part: str | None, batch_rows: int) -> int
 
 
 def count_of_pieces(datasets: Sequence[Dataset], rows: int, fewest_rows: int) -> int:
-    """Return the number of spans of :func:`pieces`: as :func:`count`, but each span has at least ``fewest_rows`` rows.
+    """Return the number of spans of :func:`pieces`.
+
+    It is that of :func:`count`, but each span has at least ``fewest_rows`` rows.
 
     The last span may have fewer rows.
 

@@ -1,4 +1,4 @@
-"""The weights of the rows in a training: weights by age, the weights in a column, or the product of both.
+"""The weights of the rows in a training: weights by age, weights from a column, or the product of both.
 
 Weights by age (``Decay``) halve with each half-life. They belong to the training set and are computed from its event
 times. The column of weights (``sample_weight=``) is a parameter of the training.

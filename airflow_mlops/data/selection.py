@@ -199,7 +199,7 @@ def _check_distinct(found: Sequence[Dataset]) -> None:
 
 
 def _parts_of_one(one: Dataset, other: Dataset) -> bool:
-    """Return whether two datasets have different rows of the same window, as online predictions of two versions do."""
+    """Return whether two datasets have different rows of one window, such as online predictions of two versions."""
     return (
         one.window == other.window
         and one.manifest.id != other.manifest.id

@@ -118,7 +118,7 @@ class Timeline:
 
         :param key: key of the file, from any method of this class
         """
-        # The earlier file is deleted first. Otherwise, it would be found after a crash.
+        # The file at the earlier location is deleted first. Otherwise, it would be found after a crash.
         if (earlier := f"{self.folder}/{_name(key)}") != key:
             self.store.delete(earlier)
         self.store.delete(key)
@@ -175,8 +175,8 @@ class Timeline:
     def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
         """Find the last windows of each length that start before a window.
 
-        :param count: smallest number of files to find in the subfolder of each length, if the subfolder has so many.
-            More files may be found, because whole periods are listed
+        :param count: smallest number of files to find in the subfolder of each length, if the subfolder contains that
+            number of files. More files may be found, because whole periods are listed
         :param before: time window. Only files of windows that start earlier are found
         :return: the keys of the found files by window, and a time. Of the windows that start before ``before``, all
             that end after this time were found. The time is ``None`` if all of these windows were found

@@ -29,7 +29,7 @@ COLUMN = "attributions"
 
 # The smallest possible p-value is 1 / 10,000, which can stay significant among 500 columns at a level of 5%.
 _ROUNDS, _AT_ONCE = 9_999, 500
-# Features that are compared: those with the largest attributions in reference and window together.
+# Maximum number of compared features: those with the largest attributions in reference and window together.
 _FEATURES = 50
 _SHOWN = 12
 
@@ -86,7 +86,7 @@ def compare(before: Sample, now: Sample, reference: str) -> Drift:
 
 
 def fewest(level: float) -> int:
-    """Return how many rows, or clusters of rows, each of two samples needs so that the test can be significant.
+    """Return how many rows, or clusters of rows, each of the two samples must have for a significant result.
 
     The smallest possible p-value is 1 divided by the number of ways to divide the pooled rows into two samples.
 

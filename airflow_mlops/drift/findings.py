@@ -70,7 +70,7 @@ class Drift(Model):
     :param new_values: the most frequent values that do not occur in the reference, with their shares of rows
     :param gone_values: the most frequent values that occur in the reference but not in the window, with their shares of
         rows in the reference. Values so rare that the window may lack them by chance are not included
-    :param infinite: number of infinite rows in the window if the reference has no infinite row, otherwise 0
+    :param infinite: number of rows with an infinite value in the window if the reference has no such row, otherwise 0
     :param broken: whether the column is broken in the window, see :mod:`airflow_mlops.drift.breakage`: it went missing,
         froze at an unlikely value, or changed its unit. In reports of old versions, also every number that is constant
         in the window and not in the reference

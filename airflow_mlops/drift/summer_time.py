@@ -22,7 +22,7 @@ from airflow_mlops.profiles.columns.timestamps import TimestampColumn
 
 # One time zone for each of the most common rules of summer time.
 _RULES = ("America/New_York", "Europe/Berlin", "Australia/Sydney", "America/Santiago")
-# The time span of a column (TimestampColumn.span) counts hours from this Monday.
+# The time span of a column (TimestampColumn.span) is given in hours since this Monday.
 _MONDAY = datetime(1969, 12, 29, tzinfo=timezone.utc)
 _SAMPLES = 1_000
 # Time zones cannot be applied to the first and the last day that datetime supports.

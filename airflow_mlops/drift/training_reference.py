@@ -102,7 +102,7 @@ class TrainingReference:
         reconstruction = self.profile.multivariate
         if reconstruction is None:
             return None
-        # Each dataset reads its schema from a file.
+        # Each schema is read from a file only when it is needed.
         whole = (dataset.schema for dataset in self.datasets)
         schemas = (pa.schema([schema.field(name) for name in columns]) for schema in whole)
         return next((unfit for item in schemas if (unfit := reconstruction.mismatch(item)) is not None), None)

@@ -233,7 +233,7 @@ def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
     changes of all tests are too small.
     """
     if not tests:
-        # All rows of both samples have the same value.
+        # No test applies, because all rows of both samples have the same value.
         return Decision(effect=0.0, p_value=1.0)
     first = min(tests, key=lambda test: (not test.counts(min_effect), test.p_value, -test.effect))
     changed = first.changed if first.effect < min_effect else None
@@ -275,7 +275,7 @@ def _remark(reference: ColumnProfile, current: ColumnProfile) -> str | None:
 
 
 def _new_infinite(reference: ColumnProfile, current: ColumnProfile) -> int:
-    """Return the number of infinite rows in the window if the reference has no infinite row, otherwise 0."""
+    """Return the number of infinite values in the window if the reference has no infinite value, otherwise 0."""
     if isinstance(reference, NumericColumn) and isinstance(current, NumericColumn) and not reference.infinite:
         return current.infinite
     return 0

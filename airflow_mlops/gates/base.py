@@ -181,7 +181,7 @@ class MetricGate(Gate):
 
     @abstractmethod
     def _check(self, evidence: Evidence) -> GateResult:
-        """Check the gate. :meth:`check` calls this method unless it knows why a model lacks the metric."""
+        """Check the gate. :meth:`check` does not call this method if it knows why a model lacks the metric."""
 
     def _measured(self, model: Measurement) -> float:
         if self.metric not in model.metrics:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# The smallest number of failures, and the constant and the factor in the limit.
+# The smallest number of failures that counts as excessive; the constant and the factor in the limit of the failure
+# rate.
 FEWEST, SHARE, TIMES = 10, 0.01, 3.0
 
 

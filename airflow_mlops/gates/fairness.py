@@ -22,8 +22,9 @@ class Fairness(FairnessRule, Gate):
 
     The demographic parity difference is the largest difference between two groups in the share of positive predictions.
     The equalized odds difference is the largest difference between two groups in the true positive rate or in the false
-    positive rate, whichever is larger. A group without rows of a class has no rate for this class, and is left out of it.
-    Fairlearn (https://fairlearn.org) computes both differences from the labels that the model predicts at its threshold.
+    positive rate, whichever is larger. A group without rows of a class has no rate for this class, and is left out of
+    the comparison of this rate. Fairlearn (https://fairlearn.org) computes both differences from the labels that the
+    model predicts at its threshold.
 
     The result contains the rates of the groups. Monitoring compares the difference in a window with the difference of
     these rates.

@@ -111,7 +111,7 @@ class Datasets:
             # A dataset that is read in two parts, before and after a newer dataset, is listed once.
             return list({found.manifest.id: found.manifest for found in select(self.store, chosen)}.values())
         except (DatasetNotFoundError, IncompleteWindowError, SchemaError, SpecError):
-            return []  # the task has failed for the same reason
+            return []  # the task has failed for the same reason, so its lineage has no such dataset
 
     def _parents(self, manifest: Manifest, name: str) -> list[Manifest]:
         found = []

@@ -100,7 +100,7 @@ def table(target: AnyTableTarget) -> list[OutputDataset]:
 
 
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
-    """Return what OpenLineage needs to know about the database of an Airflow connection.
+    """Return the information about the database of an Airflow connection that OpenLineage needs.
 
     :return: four items: the hook, OpenLineage's description of the database, the SQL dialect and the default schema.
         The hook, the dialect and the schema are each ``None`` if unknown

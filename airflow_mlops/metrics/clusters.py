@@ -110,8 +110,8 @@ def design(values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArr
     sums = np.bincount(numbers, weights=influence)
     by_cluster = float(np.square(sums / (1 - shares)).sum()) * (len(sizes) - 1) / len(sizes)
     effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
-    # ``alike`` is the correlation of rows within a cluster that explains the design effect. At 0, each row counts as
-    # one observation; at 1, each cluster does.
+    # ``alike`` is the correlation of rows within a cluster that gives the design effect. At 0, each row counts as one
+    # observation. At 1, each cluster counts as one observation.
     rows = len(values) if weight is None else float(weight.sum() ** 2 / np.square(weight).sum())
     alike = min(1.0, max(0.0, (effect - 1) / max(1e-12, rows * float(np.square(shares).sum()) - 1)))
     weights = alike * sizes**2 + (1 - alike) * sizes

@@ -70,7 +70,7 @@ def read_columns(dataset: Dataset, part: str | None, metrics: Iterable[str]) -> 
 
 
 def why_invalid(metrics: Sequence[str], column: str, values: pa.ChunkedArray) -> str | None:
-    """Return why metrics cannot use a column, as a phrase such as ``null in 3 rows (of 10)``; ``None`` if they can."""
+    """Return why metrics cannot use a column, such as ``null in 3 rows (of 10)``; ``None`` if they can use it."""
     if column in cost_columns(metrics):
         return why_no_costs(values)
     if column in forecast_columns(metrics):

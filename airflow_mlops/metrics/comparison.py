@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POWER = 0.8
-# A percentile is used only up to the level beyond which this number of bootstrap rounds lies. If the metric is undefined
-# in more than this fraction of the rounds, the estimate has no bounds.
+# The smallest number of bootstrap rounds that must lie beyond a percentile. If the metric is undefined in more than the
+# second number, a fraction of the rounds, the estimate has no bounds.
 _TAIL, _UNDEFINED = 10, 0.05
 CREDIBLE = NormalDist().inv_cdf(0.95)
 """Normal quantile for the largest credible standard error, which is the one-sided 95% upper bound of the standard

@@ -26,7 +26,7 @@ SMALLEST, LARGEST = SMALLEST_COST, LARGEST_COST
 
 _FIELDS = ("false_positive", "false_negative")
 _NUMBER = r"\d[\d.]*(?:e-?\d+)?"
-# The name of a column follows a hyphen. Costs are not negative, so no number begins with one.
+# A hyphen marks the name of a column. Costs are not negative, so no number begins with a hyphen.
 _COLUMN = r"[^\W\d]\w*"
 _METRIC = re.compile(f"{NAME}_fp({_NUMBER}|-{_COLUMN})_fn({_NUMBER}|-{_COLUMN})")
 
@@ -82,7 +82,7 @@ def costs_of(metric: str) -> Costs | None:
         costs = parse_costs(dict(zip(_FIELDS, given, strict=True))) if given else None
     except ValueError:
         return None
-    # A second spelling, such as fp1.0, would be a second name for the same metric.
+    # Another spelling of a number, such as fp1.0, would be a second name for the same metric.
     return costs if costs is not None and costs.metric == metric else None
 
 
@@ -126,7 +126,7 @@ def _cost(name: str, value: Any) -> float | str:
 
 
 def _is_number(text: str) -> bool:
-    # A rendered template is text.
+    # A template renders to text, which may contain a number.
     try:
         float(text)
     except ValueError:

@@ -37,7 +37,7 @@ def power_of(metric: str) -> float | None:
         return _POWERS[metric]
     found = _METRIC.fullmatch(metric)
     power = float(found.group(1)) if found else math.nan
-    # A second spelling, such as p1.50, would be a second name for the same metric.
+    # Another spelling of a number, such as p1.50, would be a second name for the same metric.
     return power if SMALLEST <= power <= LARGEST and metric == _name(power) else None
 
 

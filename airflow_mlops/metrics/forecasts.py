@@ -1,6 +1,6 @@
 """Metrics of forecasts, and the columns with the seasonal-naive forecast that they need.
 
-BuildForecastRowsOperator writes two columns into each row. They use only values up to the origin of the row:
+BuildForecastRowsOperator writes two columns into each row. Both use only values up to the origin of the row:
 
 - :data:`NAIVE`, the seasonal-naive forecast: the value one season before the target time. It is the baseline of every
   evaluation on these rows;

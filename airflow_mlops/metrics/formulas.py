@@ -165,7 +165,8 @@ def _mean(loss: Callable[[Rows], NDArray[Any]]) -> Statistic:
 
 def _coverage_gap(alpha: float) -> Statistic:
     covered = _mean(lambda rows: losses.at_most(rows.truth, _score(rows)))
-    # The rows are counted before the distance is taken, because gaps of parts do not add up.
+    # The counts are summed before the gap is computed, because the gaps of subsets of the rows do not add up to the gap
+    # of all rows.
     return Statistic(covered.terms, lambda sums: np.abs(covered.value(sums) - alpha))
 
 
@@ -189,7 +190,8 @@ def _deviances(metric: str, power: float, rows: Rows) -> NDArray[np.float64]:
         raise EvaluationError(f"{metric} is undefined, because {wrong}. Use another metric, or correct these rows.")
     truth, value = rows.truth, _score(rows)
     if rows.weight is not None:
-        # A row that is not measured may have any label and prediction.
+        # A row with the weight 0 is not measured and may have any label and prediction, even one for which the deviance
+        # is undefined.
         truth, value = (np.where(rows.weight > 0, each, 1.0) for each in (truth, value))
     return losses.deviances(power, truth, value)
 
@@ -293,7 +295,8 @@ def _area_terms(rows: Rows, positive: NDArray[np.bool_], score: NDArray[np.float
     placed = placements(positive, score, rows.weight)
     half = mean_placement(placed, positive, rows.weight) / 2
     yield positive
-    # A separate sum, because the difference between the weights of all rows and of the positive rows would be inexact.
+    # The weights of the negative rows are a separate sum, because the difference between two other sums would be
+    # inexact.
     yield ~positive
     yield np.where(positive, placed - half, 0.0)
     yield np.where(positive, 0.0, placed - half)

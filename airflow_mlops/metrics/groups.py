@@ -29,7 +29,7 @@ def ndcg(group: NDArray[Any], truth: NDArray[np.float64], score: NDArray[np.floa
     :param group: code of the group of each row, shape (n,)
     :param truth: the label of each row, from 0 to :data:`airflow_mlops.metrics.rankings.LARGEST`, shape (n,)
     :param score: the prediction for each row, shape (n,)
-    :param k: number of rows of each group that count, from the top
+    :param k: number of rows of each group that count: those with the highest predictions
     """
     _, first, codes = np.unique(group, return_index=True, return_inverse=True)
     gain = np.exp2(truth) - 1

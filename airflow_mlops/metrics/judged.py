@@ -1,8 +1,8 @@
 """The default metric of a model: the metric by which it is judged if no metric is named.
 
-The training decides (:func:`chosen`) and records the answer in the contract of the model. Everything that needs a default
-metric asks :func:`default_metric` for one model, or :func:`common_metric` for several: evaluations, searches, refits,
-canaries, monitoring, challengers, permutation importance, plots and summaries.
+The training chooses the metric (:func:`chosen`) and records it in the contract of the model. All code that needs a
+default metric calls :func:`default_metric` for one model, or :func:`common_metric` for several: evaluations, searches,
+refits, canaries, monitoring, challengers, permutation importance, plots and summaries.
 
 RMSE is smallest for the mean and has the unit of the label. It is therefore the default of a regression, except for:
 
@@ -95,8 +95,8 @@ def own_metric(contract: ModelContract) -> str | None:
 def has_other_unit(contract: ModelContract) -> bool:
     """Return whether an absolute bound that names no metric may be meant for a metric other than the default.
 
-    Releases before the field ``judged_by`` judged forecasts, rankings, counts and positive amounts by RMSE. A bound of
-    RMSE would be compared with a number of another unit.
+    Releases before the field ``judged_by`` judged forecasts, rankings, counts and positive amounts by RMSE. A bound for
+    RMSE would then be compared with a metric in another unit.
     """
     return contract.judged_by is not None and not is_quantile(contract.judged_by)
 
@@ -163,7 +163,7 @@ def headline_metrics(task: Task, measured: Iterable[str], judged_by: str | None 
 
 def _logged(contracts: Sequence[ModelContract]) -> str:
     """Return the first metric of :data:`REALISED` that was measured for each model at training, if any was."""
-    # A classifier that predicts only labels has no roc_auc at training, but it has an accuracy.
+    # A classifier that predicts only labels has no roc_auc at training, but has an accuracy.
     known = REALISED[contracts[0].task]
     measured = (name for name in known if all(name in item.metrics for item in contracts if item.metrics))
     return next(measured, known[0])

@@ -53,7 +53,7 @@ def _alpha(kind: str, metric: str) -> float | None:
     if found is None or found[1] != kind:
         return None
     alpha = float(found[2])
-    # A second spelling, such as a0.90, would be a second name for the same metric.
+    # Another spelling of a number, such as a0.90, would be a second name for the same metric.
     return alpha if 0 < alpha < 1 and metric == name_of(alpha, kind) else None
 
 

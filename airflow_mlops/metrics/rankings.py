@@ -30,7 +30,7 @@ _METRIC = re.compile(f"{NDCG}_k([1-9]\\d{{0,5}})_by-({_COLUMN})")
 class Ranking(NamedTuple):
     """The parameters of ``ndcg``.
 
-    :param k: number of rows of each group that count, from the top
+    :param k: number of rows of each group that count: those with the highest predictions
     :param group: name of the column whose values name the groups
     """
 

@@ -121,7 +121,7 @@ def prepare(
         return _regression(_finite(truth, "labels"), _finite(score, "predictions"))
     probability = None if score is None or task != "binary" else _probability(score)
     predictions = np.asarray(prediction)
-    # The prediction log has no class for a row for which the model returned NaN.
+    # If the model returned NaN for a row, the prediction log has no predicted class for the row.
     if missing := int(_missing(predictions).sum()):
         raise EvaluationError(
             f"Metrics cannot be computed, because {missing:,} of {truth.size:,} predictions are null. Check the features of "

@@ -1,10 +1,10 @@
 """Compare the mean losses of two models that predicted different rows, within strata of rows.
 
-A group has the rows of one model, such as the requests answered by a canary. Within a stratum, such as a
-period with a constant share of requests for the canary, chance alone decides to which group a row belongs. Differences
-are therefore taken within strata. They are averaged with the weights of Mantel and Haenszel (``n1 * n2 / (n1 + n2)``
-for groups of n1 and n2 rows), which are best for strata of equal variance. The mean over all rows would compare the
-easy rows of one stratum with the difficult rows of another.
+A group has the rows of one model, such as the requests answered by a canary. Within a stratum, such as a period with a
+constant share of requests for the canary, chance alone decides to which group a row belongs. Differences are therefore
+taken within strata. They are averaged with the weights of Mantel and Haenszel (``n1 * n2 / (n1 + n2)`` for groups of n1
+and n2 rows), which give the smallest variance if all strata have the same variance. A mean over all rows would compare
+the easy rows of one stratum with the difficult rows of another.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def baseline(
     if task == "regression":
         truth = truth.astype(np.float64)
     labels = [*classes, *unseen(truth, classes)] if task != "regression" else []
-    # The baseline's predictions replace these predictions.
+    # The baseline's predictions replace these placeholders.
     rows = prepare(task, truth, truth, truth if task == "regression" else None, None, labels, positive=positive)
     rows = replace(rows.weighted(weight), columns=columns or {})
     found = measure(without_features(rows), own, skip_undefined=True)

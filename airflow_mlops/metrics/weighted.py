@@ -1,4 +1,4 @@
-"""Means and shares of weighted rows, and the number of rows with equal weights that would be as precise.
+"""Means and shares of weighted rows, and the number of rows with equal weights that would give the same precision.
 
 A weighted mean is the mean of *contributions*: ``mean + weight * (value - mean) / mean weight`` for each row. To first
 order, the error of the weighted mean is the error of the mean of the contributions (the linearised ratio estimator: C.
@@ -63,9 +63,9 @@ def interval(values: NDArray[np.float64], weight: NDArray[np.float64] | None, z:
     See :func:`airflow_mlops.metrics.intervals.mean`.
 
     With weights, the standard error of the mean depends on few rows and is itself uncertain. The interval is therefore
-    widened by the factor ``1 + 1.645 * d``, as in :class:`airflow_mlops.metrics.comparison.Estimate`. Here, d is how
-    much the weights increase the relative standard error of the standard error. With equal weights, this is the
-    interval without weights.
+    widened by the factor ``1 + 1.645 * d``, as in :class:`airflow_mlops.metrics.comparison.Estimate`. Here, d is the
+    increase of the relative standard error of the standard error that the weights cause. With equal weights, this is
+    the interval without weights.
 
     :param values: shape (n,)
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from airflow_mlops.metrics.predictions import Predictions
 
-# Rows of one call, which bounds the memory for the contributions to all classes.
+# Number of rows in one call, which limits the memory for the contributions to all classes.
 _ROWS = 4096
 _LIBRARIES: dict[str, Library] = {"xgboost": xgboost, "lightgbm": lightgbm, "catboost": catboost}
 
-# The type is the same for all models, so that predictions of several versions can be read together.
+# All models have the same type, so that predictions of several versions can be read together.
 _LISTS = pa.list_(pa.struct([("feature", pa.string()), ("value", pa.float64())]))
 
 Contributions = Callable[["pa.RecordBatch | pa.Table"], "NDArray[np.float64]"]
@@ -99,7 +99,8 @@ class Explainer:
             chosen = every[np.arange(end - start), outputs[start:end]]
             values[start:end], base[start:end] = chosen[:, :-1], chosen[:, -1]
         if self._contract.task == "binary" and self._contract.classes.index(self._contract.positive) == 0:
-            # The model's margin is that of the second class. Subtracting from 0 gives no -0.0.
+            # The model's margin is that of the second class, so the signs change for the first class. 0 - x gives no
+            # -0.0.
             values, base = 0 - values, 0 - base
         if infinite := [self.features[place] for place in np.flatnonzero(~np.isfinite(values).all(axis=0))]:
             raise EvaluationError(

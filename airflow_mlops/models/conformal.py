@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: float) -> float:
     """Return the margin, which is half the width of the intervals.
 
-    :param truth: labels of the rows, finite, shape (n,) with n of at least
+    :param truth: labels of the rows, finite, shape (n,), where n is at least
         :func:`~airflow_mlops.models.rules.interval.fewest_rows`
     :param value: predictions for the rows, finite, shape (n,)
     :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1

@@ -109,7 +109,7 @@ def read(
     one exception: if TrainOperator did not train the version, and its promoted contract was deleted, the contract named
     by the version's tag is accepted.
 
-    :param ledger: the ledger of the model, if it was read before; by default it is read here
+    :param ledger: the ledger of the model, if the caller has read it before; by default, this function reads the ledger
     :raises ModelCorruptError: the contract or the profile was changed after the promotion
     :raises ModelFormatError: the version has no contract, or the contract cannot be read
     :raises RegistryError: the version or its files no longer exist
@@ -188,7 +188,7 @@ def _from_training(client: MlflowClient, ref: ModelVersionRef, promotion: Entry 
 
     reader: object = client
     if isinstance(reader, Reader):
-        # The functions of the module use the registry and the credentials of the last connection.
+        # The functions of the module ``mlflow`` use the server and the credentials of the last call of ``connect``.
         client = reader.full()
     tracking_uri = client.tracking_uri
 

@@ -95,7 +95,7 @@ def numbers(values: pa.Array, name: str) -> NDArray[np.float32]:
         values = pc.cast(values, pa.uint8())
     elif pa.types.is_decimal(kind):
         values = as_doubles(values)
-    # safe=False: large integers are rounded as in NumPy instead of raising an error.
+    # With safe=False, large integers are rounded as in NumPy, and do not raise an error.
     found: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return found
 

@@ -199,7 +199,7 @@ def _tolerance(expected: NDArray[np.float64], deviation: float | None) -> NDArra
     if deviation is None:
         return np.full(len(expected), TOLERANCE)
     own = TOLERANCE * np.abs(expected[:, 0]) + ROUNDING * deviation
-    # Labels that are all equal have no spread to compare with.
+    # If all labels are equal, their standard deviation gives no scale for the limit.
     return np.fmin(own, TOLERANCE * DEVIATIONS * deviation) if deviation else own
 
 

@@ -42,7 +42,7 @@ class Refitted:
     """A model that was fitted to rows in memory. The model is neither exported nor registered.
 
     :param model: the fitted model
-    :param contract: contract with the classes of the rows that the model was fitted to
+    :param contract: model contract. Its classes are those of the rows that the model was fitted to
     """
 
     model: FittedModel
@@ -97,7 +97,7 @@ def refit(
     if calibration is not None and aside is not None:
         model, calibration = _calibrated(calibration, model, data, contract, aside)
     binary = contract.task == "binary"
-    # A threshold that was chosen for the champion is not chosen again, so that both are compared at one threshold.
+    # A threshold that was chosen for the champion is kept, so that both models are compared at the same threshold.
     own = model.threshold(contract.positive) if binary else THRESHOLD
     threshold = own if contract.threshold_choice is None else contract.threshold
     fields = {

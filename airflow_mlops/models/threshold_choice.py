@@ -79,8 +79,8 @@ class Thresholds:
         cost = None
         if costs is not None:
             charged, missed = costs
-            # Numbers are multiplied with the sums, so that counts stay exact. The costs of missed rows are added from the
-            # lowest score on, so that they are exactly 0 where no row is missed.
+            # Costs that are numbers are multiplied by counts, and counts are exact. The costs of missed rows are added
+            # from the lowest score on, so that they are exactly 0 where no row is missed.
             if isinstance(charged, np.ndarray):
                 paid = sums(charged * each * ~truth).cumsum()
             else:
@@ -102,7 +102,7 @@ class Thresholds:
     @property
     def precision(self) -> NDArray[np.float64]:
         """Return the precision at each threshold, shape (k,); NaN if no row is predicted to be positive."""
-        # With weights of rows, the numbers of rows may be below 1.
+        # With weights, the sums that replace the numbers of rows may be below 1.
         some = self.predicted > 0
         return np.where(some, self.hits / np.where(some, self.predicted, 1), np.nan)
 
@@ -130,7 +130,8 @@ class Thresholds:
         rejected = negatives - false_positives
         if rule.maximise == "accuracy":
             return np.asarray((self.hits + rejected) / self.total)
-        # A sum of two fractions would be rounded, so equally good thresholds could differ.
+        # A single division avoids the rounding of a sum of two fractions, by which equally good thresholds could
+        # differ.
         return np.asarray((self.hits * negatives + rejected * self.positives) / (2 * self.positives * negatives))
 
     def point(self, index: int) -> ThresholdPoint:

@@ -223,7 +223,7 @@ def _performance(measured: dict[str, float], metric: str | None, about: dict[str
 
 
 def _fairness(measured: dict[str, float], about: dict[str, str]) -> Iterator[Sample]:
-    # The policy refuses columns with which a value would have the name of another value's bound.
+    # The policy refuses a column if the name of one of its values would be the name of another value's bound.
     bounds = {f"{name}{end}" for name in measured for end in _ENDS if end}
     for metric in get_args(FairnessRule.model_fields["fairness"].annotation):
         prefix = f"{metric}_over_"

@@ -38,7 +38,8 @@ _LONGEST_DECISION = 200
 class StepOperator(SpecParameters, BaseOperator):
     """The base class of operators that run one step of the lifecycle.
 
-    The operator runs the step where ``run_on`` says, and returns the result: references and numbers, never data.
+    The operator runs the step at the place that ``run_on`` describes. It returns the result, which contains references
+    and numbers, never data.
 
     :param run_on: where the step runs: ``Worker``, ``Process``, ``Pod``, ``Ray`` or ``Spark``; by default ``[mlops]
         run_on``, or the Airflow worker if this setting is empty

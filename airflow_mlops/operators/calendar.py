@@ -126,7 +126,7 @@ def _sent(context: Context) -> list[Window]:
             try:
                 found.append(Window.model_validate(text))
             except ValidationError:
-                continue  # the event of another package
+                continue  # an event of another package
     return found
 
 

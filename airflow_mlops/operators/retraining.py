@@ -110,9 +110,9 @@ def send_request(
 def _doubt(uri: str, earlier: Sequence[AssetEventResult], *, is_active: bool) -> str | None:
     """Return why a request might not start a training; ``None`` if nothing indicates this.
 
-    A task cannot find out from Airflow which DAGs are scheduled on an asset, or whether they are paused. It can find
-    out whether the asset is active, and which DAG runs earlier events have started. An asset is active if a DAG uses
-    it, or if an asset alias has created an event of it.
+    A task cannot find out from Airflow which DAGs are scheduled on an asset, or whether they are paused. A task can
+    find out whether the asset is active, and which DAG runs earlier events have started. An asset is active if a DAG
+    uses it, or if an asset alias has created an event of it.
     """
     if not is_active:
         return f"nothing listens to {uri}: no DAG is scheduled on this asset"

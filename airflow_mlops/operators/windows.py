@@ -95,7 +95,7 @@ def with_run_window(entities: Any, context: Context) -> Any:
         return entities
     if (window := entities.get("window")) is not None:
         if isinstance(window, str) and not window.strip():
-            # A template of a parameter that is not set, for example.
+            # The text is empty, for example, if a template refers to a parameter that is not set.
             raise SpecError(
                 "`window` in `entities` is empty text. Set the window of the run, or remove `window` to use the retraining "
                 "request, the partition key or the data interval of the run."

@@ -47,7 +47,7 @@ class Trial(Model):
 
 
 class Progress(Model):
-    """What a training or a search has logged so far.
+    """The metrics and trials that a training or a search has logged so far.
 
     :param run_url: address of the MLflow run; ``None`` if there is no run yet, or MLflow has no HTTP address
     :param status: status of the MLflow run, such as ``RUNNING`` or ``FINISHED``; ``None`` if there is no run yet

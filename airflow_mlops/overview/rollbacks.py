@@ -1,4 +1,4 @@
-"""What a rollback would change, according to the ledger."""
+"""The changes that a rollback would make, according to the ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_mlops.registry.records.entry import Entry
 
 
 class RollbackPreview(Model):
-    """What a rollback would change.
+    """The changes that a rollback would make.
 
     :param current: the champion
     :param target: the version that would become champion

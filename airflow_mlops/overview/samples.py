@@ -14,7 +14,7 @@ from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
 from airflow_mlops.data.store import ArtifactStore
 
 ROWS = 20
-# A text of several megabytes is of no use in a table.
+# Longer texts are cut: a table cannot show a text of several megabytes.
 _LONGEST = 200
 
 

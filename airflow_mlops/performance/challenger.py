@@ -57,8 +57,8 @@ class Gain(Model):
     :param low: lower confidence bound of ``share``
     :param windows: number of windows from which the gain was computed
     :param usual: the gain that the challenger usually has in the first window after a training, as a share of the
-        champion's mean loss. Another training would not remove this part of ``share``. If the trainings so far have not
-        paid (:class:`PastTrainings`), the usual gain is the largest gain that is not unusual
+        champion's mean loss. Another training would not remove this part of ``share``. If past trainings have not paid
+        off (:class:`PastTrainings`), the usual gain is the largest gain that is not an outlier
     """
 
     trainer: OtherTrainer | None = None
@@ -123,7 +123,8 @@ class Comparison(Model):
     @model_validator(mode="before")
     @classmethod
     def _accept_old_reports(cls, value: Any) -> Any:
-        # Old reports have the field `rests`, because gains in the first window after a training were ignored.
+        # Reports of earlier versions have the field `rests`, because these versions ignored gains in the first window
+        # after a training.
         if isinstance(value, dict) and "rests" in value:
             return {name: item for name, item in value.items() if name != "rests"}
         return value

@@ -47,7 +47,7 @@ log = logging.getLogger("airflow_mlops.stages")
 class Fitted(Protocol):
     """A fitted model, such as :class:`airflow_mlops.models.refitting.Refitted`.
 
-    :param contract: contract with the classes of the rows that the model was fitted to
+    :param contract: model contract. Its classes are those of the rows that the model was fitted to
     """
 
     @property

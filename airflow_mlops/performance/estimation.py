@@ -132,7 +132,7 @@ def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
         raise UnmeasurableError(f"fewer than two rows of the {rare} class are expected")
     below = np.cumsum(negative) - negative / 2
     above = positives - np.cumsum(positive) + positive / 2
-    # The pair of a row with itself does not count.
+    # A row is not paired with itself.
     own = float((positive * (1 - p)).sum())
     value = float(((positive * below).sum() - own / 2) / (positives * negatives - own))
     variance = (positive * (below / negatives - value) ** 2).sum() / positives**2

@@ -1,9 +1,9 @@
 """Differences in treatment between groups of rows, with confidence intervals.
 
-The difference is the one that the gate ``fairness`` measures: the largest difference of a rate between two groups. The
-largest of several estimated differences is too large on average, so its interval is not that of a single difference.
-All pairs of groups get intervals that hold together (Bonferroni). The largest difference then lies between the largest
-lower end and the largest upper end.
+The gate ``fairness`` measures the same difference: the largest difference of a rate between two groups. The largest of
+several estimated differences is too large on average, so its interval is not that of a single difference. The intervals
+of all pairs of groups hold simultaneously (Bonferroni). The largest difference then lies between the largest lower end
+and the largest upper end.
 
 The interval of a pair is Newcombe's, from Wilson's intervals of both rates (R. Newcombe, "Interval Estimation for the
 Difference Between Independent Proportions", Statistics in Medicine 17, 1998).

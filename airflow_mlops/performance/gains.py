@@ -11,9 +11,9 @@ it is. The median of these first gains over earlier champions is the usual gain 
 above the usual gain counts.
 
 If the relation between features and label is new in every window, challengers are better in every window as well, and
-no training helps. The difference is visible after the trainings: in the first window after each training, the new
-version and the version that it replaced are compared (:func:`past_trainings`). If the trainings so far have not paid off,
-only a gain that is unusually large counts.
+no training helps. Such data can be recognised after trainings: in the first window after each training, the new version
+and the version that it replaced are compared (:func:`past_trainings`). If past trainings have not paid off, only an
+unusually large gain counts.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def best_gain(
     """Return the gain of the best challenger whose gain is significant and large enough; ``None`` without one.
 
     A gain is significant if its lower confidence bound is above zero. It is large enough if it exceeds the usual gain
-    (:func:`usual_gain`) by at least ``min_gain``. The best challenger exceeds its usual gain most. Two gains of each
-    challenger are considered: the gain in the current window, and the exponentially weighted mean of the gains in all
-    windows since the champion's promotion. The mean detects a small but lasting gain, and the current window detects a
-    sudden gain. The lower bounds of all challengers hold together with an error probability of ``(1 - confidence) /
-    2``, see :mod:`airflow_mlops.performance.joint`.
+    (:func:`usual_gain`) by at least ``min_gain``. The best challenger is the one that exceeds its usual gain most. Two
+    gains of each challenger are considered: the gain in the current window, and the exponentially weighted mean of the
+    gains in all windows since the champion's promotion. The mean detects a small but lasting gain, and the current
+    window detects a sudden gain. The lower bounds of all challengers hold together with an error probability of ``(1 -
+    confidence) / 2``, see :mod:`airflow_mlops.performance.joint`.
 
     The largest of several estimates is too large on average. With challengers of k trainers, each gain is therefore
     reduced by the quantile 1 - 1/(2k) of its error before it is compared with ``min_gain``. Among challengers with the
@@ -137,7 +137,7 @@ def usual_gain(
     such windows, it is 0, because the data may really have changed in a single window. The first window of the current
     champion is left out, because a change in this window must not hide the gain in later windows.
 
-    If the trainings so far have not paid off (:func:`past_trainings`), the usual gain is the limit of Hampel's identifier of
+    If past trainings have not paid off (:func:`past_trainings`), the usual gain is the limit of Hampel's identifier of
     outliers: the median plus :data:`UNUSUAL` standard deviations, which are estimated by the median absolute deviation
     (L. Davies and U. Gather, "The Identification of Multiple Outliers", Journal of the American Statistical Association
     88, 1993).

@@ -61,5 +61,5 @@ def _is_request(event: AssetEvent) -> bool:
 def _is_new_champion(event: AssetEvent) -> bool:
     from airflow_mlops.assets import is_champion_uri
 
-    # Events of other producers have no version of a model.
+    # Events from other producers name no model version.
     return is_champion_uri(event.asset.uri) and {"version", "replaced"} <= {*(event.extra or {})}

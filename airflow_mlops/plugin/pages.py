@@ -65,7 +65,7 @@ app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_ur
 
 @app.middleware("http")
 async def _headers(request: Request, respond: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Keep answers and errors out of the caches of proxies, because they depend on the rights of the user."""
+    """Prevent proxies from caching answers and errors, because both depend on the rights of the user."""
     response = await respond(request)
     response.headers.setdefault("Cache-Control", "private, no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"

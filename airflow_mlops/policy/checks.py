@@ -165,7 +165,7 @@ def _grows(history: Sequence[Findings]) -> bool:
 
 
 def scores_do_not_follow(findings: Findings) -> bool:
-    """Return whether the labels drifted, and further than the scores.
+    """Return whether the labels drifted, and drifted further than the scores.
 
     The effect of label drift must exceed the effect of score drift by at least :data:`NOT_FOLLOWED`. If score drift
     was not measured, its effect counts as 0.
@@ -183,8 +183,8 @@ def accepted_estimate(findings: Findings) -> Performance | None:
     The estimate is enough only if realised performance cannot be judged, and in one of these cases:
 
     - The grace period has not ended, so more labels may still arrive.
-    - There are fewer labels than ``min_labels`` or ``min_coverage`` requires. The setting ``retrain_on`` contains
-      ``estimated_performance``, and no measured trigger that needs labels.
+    - There are fewer labels than ``min_labels`` or ``min_coverage`` requires, and ``retrain_on`` contains
+      ``estimated_performance`` but no trigger that needs labels.
     """
     policy, estimated = findings.policy, findings.estimated
     if findings.unmeasured is None or estimated is None or not is_acceptable(estimated, policy):

@@ -72,8 +72,8 @@ def plan(
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining.
 
-    A new model cannot learn from broken features. A request waits for their repair as long as :func:`waits_for_repair`
-    gives a reason. If there is no reason, the training leaves these features out.
+    A new model cannot learn from broken features. A request waits for the repair of broken features as long as
+    :func:`waits_for_repair` returns a reason. Without a reason, the training leaves the broken features out.
 
     While a feature has been broken for fewer than :data:`BROKEN_WINDOWS` windows in a row, the gain of a challenger is not a
     trigger, because a challenger has learned from the broken values.
@@ -157,7 +157,7 @@ def _persistently_broken(earlier: Sequence[Findings]) -> set[str]:
 
 
 def _inputs(findings: Findings, waits: str | None) -> str:
-    """Return what is broken, and whether a request waits for the repair or leaves the broken features out.
+    """Return which features are broken, and whether a request waits for their repair or leaves them out.
 
     The text has no full stop at its end.
 

@@ -15,7 +15,7 @@ HEADLINE_LENGTH = 90
 DETAIL_LENGTH = 300
 """The largest number of characters in a detail."""
 _NAME_LENGTH, _NAMES_SHOWN = 24, 3
-# Whole numbers up to this one fit into a headline.
+# Larger numbers are written with an exponent, so that they fit into a headline.
 _LARGE = 1e9
 _UNITS = {"Y": "year", "M": "month", "W": "week", "D": "day", "TH": "hour", "TM": "minute"}
 
@@ -82,7 +82,7 @@ def duration_text(days: float) -> str:
 
 
 def only(count: int, noun: str) -> str:
-    """Return the end of a clause that begins with ``there``, such as ``are only 12 labels``."""
+    """Return the rest of a clause that begins with ``there``, such as ``are only 12 labels``."""
     return f"{'is' if count == 1 else 'are'} only {counted(count, noun)}"
 
 
@@ -113,7 +113,7 @@ def shorten(text: str, length: int) -> str:
     if len(line) <= length:
         return line
     cut = line[: length - 1]
-    # Without a space in the second half of the text, the last word is cut.
+    # If the second half of the text has no space, the text is cut within a word.
     if line[length - 1] != " " and (space := cut.rfind(" ")) >= length // 2:
         cut = cut[:space]
     return f"{cut.rstrip(' ,;:(-')}…"

@@ -180,7 +180,7 @@ def _probability(held_out: Outcomes) -> ProbabilityCalibration:
 
     score, truth = held_out.score, held_out.truth
     inside = score[(score > 0) & (score < 1)]
-    # The limits lie halfway between the outermost scores and 0 or 1. If all scores are 0 or 1, any two values suffice.
+    # The limits lie halfway between the outermost scores and 0 or 1. If all scores are 0 or 1, any two limits suffice.
     low, high = (inside.min() / 2, (1 + inside.max()) / 2) if len(inside) else (0.25, 0.75)
     low, high = max(low, _MARGIN), min(high, 1 - _MARGIN)
     logits = _logit(np.clip(score, low, high))

@@ -24,7 +24,7 @@ def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDela
     :param batches: rows with the column :data:`LABEL_AT`, which holds the arrival times of labels, and the column
         ``event_time``
     :param event_time: name of the column with the event times
-    :return: ``None`` if no label has arrived, or if the event times have neither a time type nor text
+    :return: ``None`` if no label has arrived, or if the event times are neither times nor text
     :raises SchemaError: a value is not a point in time
     """
     known = (

@@ -160,7 +160,8 @@ def _fit(terms: Floats, rest: Floats) -> tuple[Floats, Floats]:
 
 
 def _inverse(moments: Floats) -> Floats:
-    # A pseudo-inverse, because the square of a feature with only two values is a linear function of the feature.
+    # A pseudo-inverse is used, because the square of a feature with only two values is a linear function of the
+    # feature.
     return np.asarray(np.linalg.pinv(moments, rcond=_SINGULAR, hermitian=True))
 
 

@@ -26,8 +26,8 @@ from airflow_mlops.profiles.columns.categorical import CategoricalColumn, catego
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter, is_numeric
 
 ERROR = "reconstruction error"
-# The smallest share of the variance of the split part `train` that the used components explain. They explain less only
-# if all components would be needed to reach this share.
+# The smallest share of the variance of the split part `train` that the used components explain. They explain a smaller
+# share only if this share would require all components.
 _VARIANCE = 0.65
 _MAX_COLUMNS = 100
 # Standardised values are clipped to this range, because squares of larger values could overflow.

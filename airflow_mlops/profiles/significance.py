@@ -80,12 +80,12 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
     if max(pair.before.sum(), pair.now.sum()) <= _EXACT_ROWS and all(
         (counts == np.rint(counts)).all() for counts in pair
     ):
-        # Only samples as small as these need scipy.stats, which takes 45 MB of memory.
+        # scipy.stats takes 45 MB of memory, so it is imported only for samples as small as these.
         from scipy import stats
 
         points = np.arange(len(pair.now))
         with warnings.catch_warnings():
-            # SciPy warns when rounding makes a probability exceed 1 and it falls back to the limiting distribution.
+            # SciPy warns if a probability exceeds 1 by rounding, and then uses the limiting distribution.
             warnings.simplefilter("ignore", RuntimeWarning)
             found = stats.ks_2samp(*(np.repeat(points, counts.astype(int)) for counts in pair))
         return float(found.statistic), float(found.pvalue)

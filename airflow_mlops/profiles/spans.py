@@ -77,8 +77,8 @@ def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UT
     """Return the share of calendar spans in which each numeric column has a single value.
 
     A span counts only if the column has at least two finite values in the span, and at least a tenth of the mean number
-    of values per span. This rule excludes a first or last span of which the data cover only a short part: any column
-    may be constant there. Memory grows with the number of spans and not with the number of rows.
+    of values per span. This rule excludes a first or last span of which the data cover only a short part, because any
+    column may be constant in a short part. Memory grows with the number of spans and not with the number of rows.
 
     :param batches: rows with the column ``time`` and numeric columns
     :param time: name of the column with the event time

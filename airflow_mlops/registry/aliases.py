@@ -44,10 +44,10 @@ CONTRACT_TAG = "mlops.contract"
 COMPARED_TAG = "mlops.compared"
 # Tag of the registered model while its aliases are being moved: the number of the ledger entry.
 MOVING_TAG = "mlops.moving"
-# Time that a delayed task needs to repair the alias, in seconds.
+# Maximum time, in seconds, that a delayed task needs to repair the alias.
 _REPAIR_SECONDS = 1.0
 # Names of the errors that SQLAlchemy and its drivers raise if a row already exists, and the number of attempts to set
-# the aliases and tags if this happens.
+# the aliases and tags after such an error.
 _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 
 
@@ -272,9 +272,9 @@ def former_champions(entries: Sequence[Entry]) -> list[int]:
 
 
 def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """Return the version that the current champion replaced when it last became champion other than by a rollback.
+    """Return the version that the current champion replaced when a decision other than a rollback made it champion.
 
-    Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
+    For example, after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
 
     :param now: the current champion
     :return: ``None`` if the ledger contains no such version

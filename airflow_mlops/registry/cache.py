@@ -1,7 +1,7 @@
 """The models that this machine has downloaded, in a private temporary folder of limited size.
 
 The least recently used models are removed first. A process locks the folder of each model that it uses or downloads
-(``flock``, shared), until the process ends. A process removes a folder only if it gets an exclusive lock. It renames
+(``flock``, shared), until the process ends. A process removes a folder only if it obtains an exclusive lock. It renames
 the folder before it deletes the files, so that no other process finds an incomplete folder. The operating system
 releases the locks of a process when the process ends, even if it is killed.
 """
@@ -51,7 +51,7 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
         if _hold(folder):
             if _size(folder) >= _read_sizes(_record(root)).get(name, 0):
                 return folder
-            # A program that cleans temporary folders has removed old files.
+            # A program that cleans temporary folders may have removed old files.
             os.close(_held.pop(folder))
             with suppress(OSError):
                 folder.rename(root / f".{uuid.uuid4().hex}")
@@ -145,7 +145,7 @@ def _lock(folder: Path, mode: int = fcntl.LOCK_SH) -> int | None:
 
 
 def _is(folder: Path, opened: int) -> bool:
-    """Return whether ``folder`` is still the folder that was opened. It may have been renamed or removed since."""
+    """Return whether ``folder`` is still the path of the opened folder, which may have been renamed or removed."""
     try:
         return os.path.samestat(folder.stat(), os.fstat(opened))
     except FileNotFoundError:
@@ -206,7 +206,7 @@ def _last_use(folder: Path) -> int:
 
 @contextmanager
 def _one_process(root: Path) -> Iterator[None]:
-    """Let one process at a time delete models from the cache.
+    """Allow only one process at a time to delete models from the cache.
 
     Otherwise, two processes could delete more than necessary.
     """

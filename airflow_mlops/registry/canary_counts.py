@@ -1,4 +1,4 @@
-"""How many requests a canary and the champion have failed to answer, as counted by servers.
+"""The numbers of requests that a canary and the champion have failed to answer, counted by servers.
 
 A failed request has no prediction, so it is not in the log. Each server writes its counts to a separate file in the
 artifact store, and replaces the file when the counts change.

@@ -1,4 +1,4 @@
-"""Create an MLflow client from an Airflow connection, and turn MLflow's exceptions into clear errors."""
+"""Create an MLflow client from an Airflow connection, and convert MLflow's exceptions to errors of this package."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     # torch.
     with without("feast"):
         importlib.import_module("mlflow.tracking.request_header.registry")
-    # At level INFO, MLflow logs its own progress, and announces waits that do not take place.
+    # At level INFO, MLflow logs its own progress, and logs waits that do not happen.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -204,7 +204,7 @@ _REFUSED, _OVERLOADED = (401, 403), (429, 502, 503, 504)
 
 @contextmanager
 def registry_errors(what: str) -> Iterator[None]:
-    """Turn MLflow's exceptions inside the block into a :class:`RegistryError`.
+    """Convert MLflow's exceptions inside the block to a :class:`RegistryError`.
 
     The error is a :class:`RegistryUnavailableError` if the server does not respond or is overloaded, so that a retry
     can succeed.
@@ -214,7 +214,7 @@ def registry_errors(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Only a module that is imported raises its exceptions. Importing MLflow takes seconds.
+        # The exceptions of a module can occur only if the module is imported, and importing MLflow takes seconds.
         if "mlflow" not in sys.modules and "requests" not in sys.modules:
             raise
         explained = _explain(what, error)
@@ -224,7 +224,7 @@ def registry_errors(what: str) -> Iterator[None]:
 
 
 def _explain(what: str, error: Exception) -> RegistryError | None:
-    """Return a clear error for an exception of MLflow or of the library requests; ``None`` for any other exception."""
+    """Convert an exception of MLflow or of the library requests; return ``None`` for any other exception."""
     from requests.exceptions import RequestException
 
     mlflow_errors = sys.modules.get("mlflow.exceptions")
@@ -272,7 +272,7 @@ def is_missing(error: Exception) -> bool:
 
 @contextmanager
 def unless_missing() -> Iterator[None]:
-    """Ignore MLflow's error that something does not exist. The error ends the block."""
+    """Ignore MLflow's error that something does not exist. The rest of the block is then skipped."""
     from mlflow.exceptions import MlflowException
 
     try:

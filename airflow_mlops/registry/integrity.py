@@ -31,7 +31,7 @@ from airflow_mlops.registry.versions import champion, download, download_into
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow writes this file while it downloads a version. It names the version.
+# MLflow writes this file, which names the version, while it downloads a version.
 _WRITTEN_BY_MLFLOW = "registered_model_meta"
 _ATTEMPTS = 3
 

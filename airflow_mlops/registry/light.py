@@ -77,7 +77,7 @@ class Aliases:
                 return None
             answer.raise_for_status()
         except RequestException as error:
-            # The messages of the library contain the URL, and the header if it is invalid.
+            # The error messages of the library contain the URL and, if the header is invalid, the header.
             mask_chain(error)
             raise request_error(what, error) from error
         try:
@@ -108,7 +108,7 @@ def sufficient(found: ConnectionInfo) -> bool:
 def _has_plugins() -> bool:
     """Return whether plugins add headers to the requests of MLflow's client.
 
-    The search reads the metadata of all installed packages, which takes 30 ms. They do not change while the process runs.
+    The result is cached: the search reads the metadata of all installed packages, which takes 30 ms.
     """
     return not all(_is_feast(plugin) for plugin in entry_points(group="mlflow.request_header_provider"))
 

@@ -19,5 +19,5 @@ USAGE_TAG = "mlops.usage"
 GPU_TAG = "mlops.gpu"
 # Files of a training's MLflow run with the spec, the hashes of the code, and the versions of the packages.
 TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE = "training.json", "code.json", "environment.json"
-# Folder of an evaluation in a candidate's MLflow run, and the files in it that record the decision.
+# Folder of an evaluation in a candidate's MLflow run, and the files in this folder that record the decision.
 EVALUATION_FOLDER, CARD_FILES = "evaluation", ("model_card.html", "model_card.md", "verdict.json")

@@ -34,7 +34,7 @@ def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Obse
     has crashed does not count as a change from outside.
 
     :param entry_id: the ``id`` of a new entry
-    :param noticed_by: what noticed the change
+    :param noticed_by: the observer that noticed the change: ``RegistryTrigger`` or ``webhook``
     :return: the new entry, or an earlier entry with the id ``entry_id``; ``None`` if the champion is the one in the
         ledger, or if another observer was faster
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from urllib3 import BaseHTTPResponse
 
-# Environment variables that only MLflow's client supports. The second group matters with HTTPS only.
+# Environment variables that only MLflow's client supports. The second group applies only to HTTPS.
 _FOREIGN = ("MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
 _FOREIGN_TLS = (
     "MLFLOW_TRACKING_CLIENT_CERT_PATH",
@@ -37,7 +37,7 @@ _FOREIGN_TLS = (
 _TIMEOUT = 10.0
 _OK = 200
 _FILES = "mlflow-artifacts"
-# Errors of reading a JSON value that does not have the expected form.
+# Exceptions that occur if a JSON value does not have the expected form.
 _UNEXPECTED = (AttributeError, KeyError, TypeError, ValueError)
 
 
@@ -48,7 +48,7 @@ class NotReadError(Exception):
 class MissingError(NotReadError):
     """The server answers that something does not exist."""
 
-    # The attribute has the same meaning in MLflow's exceptions.
+    # MLflow's exceptions have the same attribute with the same meaning.
     error_code = "RESOURCE_DOES_NOT_EXIST"
 
 

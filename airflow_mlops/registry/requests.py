@@ -116,7 +116,7 @@ def read_answer(store: ArtifactStore, request: Request) -> Answer | None:
 
 
 def _answer_key(request: Request) -> str:
-    # A window makes one request, but a user may make several for it.
+    # A window makes at most one request, but a user may make several requests for a window.
     by_user = BY_USER in request.triggers
     name = request.id.removeprefix(f"{request.model}/") if by_user else request.window.identity
     return f"requests/{folder_name(request.model)}/{quote(name, safe='')}.json"
@@ -160,8 +160,8 @@ def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], windo
     - the request that monitoring made for this window, in any state;
     - all answered requests;
     - the open request, if it is for a later window;
-    - the requests that were recorded during the check of the window and are not moot. No training could have started
-      for them yet.
+    - the requests that were recorded during the check of the window and are not moot. No training can have started for
+      these requests yet.
 
     :param recorded: all requests in the ledger with their states, from :func:`recorded_requests`
     :param entries: entries of the ledger, oldest first

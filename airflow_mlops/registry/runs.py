@@ -103,7 +103,8 @@ def claimed_run(
             if own is None and (own := _unclaimed(client, experiment_id, key)) is None:
                 made = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), KEY: key})
                 own, created = str(made.info.run_id), True
-            # If the response to the write was lost and the write was repeated, the file exists but has this run's id.
+            # If the response to the write was lost and the write was repeated, the file already exists and contains
+            # this run's id.
             run_id = own if store.create_exclusive(claim, own.encode()) else store.read_bytes(claim).decode()
         if _is_active(client, run_id):
             break

@@ -115,7 +115,7 @@ def download_into(client: MlflowClient, ref: ModelVersionRef, folder: Path) -> N
                 reader.download_version(ref.model, str(ref.version), folder)
                 return
             except NotReadError:
-                # MLflow's client downloads all files again.
+                # The fallback: MLflow's client downloads all files again.
                 client = reader.full()
         import mlflow
 
@@ -155,7 +155,7 @@ def register(
                 # In the meantime, another try may have registered its model and deleted this one.
                 if not _of_run(client, model, run_id):
                     raise
-        # MLflow assigns ascending version numbers, so all tries keep the same version.
+        # All tries keep the version with the smallest number, so they keep the same version.
         first, *others = _of_run(client, model, run_id)
         for other in others:
             # Another try, or a repeated request, may have deleted the version already.

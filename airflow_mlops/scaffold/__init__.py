@@ -1,1 +1,1 @@
-"""Propose the DAGs of a model from its data: ``airflow mlops init``."""
+"""The command ``airflow mlops init`` proposes the DAGs of a model from its data."""

@@ -1,4 +1,4 @@
-"""What the user says about the data: the arguments of ``airflow mlops init``, and answers to questions."""
+"""Information about the data from the user: the arguments of ``airflow mlops init``, and answers to questions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Person(Protocol):
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
         """Return one of ``options``.
 
-        :param flag: the argument of the command that gives the same answer
+        :param flag: the argument of the command with which the user can give the same answer
         :param question: the question
         :param options: the possible answers
         """

@@ -37,7 +37,7 @@ _NUMBER = r"^\s*[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?[.,]\d+)([eE][-+]?\d+)?\s*$"
 _ERRORS_SHARE, _ERRORS_KINDS, _NUMBERS_KINDS = 0.01, 3, 20
 # Numbers that often mean a missing value, such as -9, -999 and 9999.
 _CODE = re.compile(r"(-9+|99+)(\.0+)?")
-# Number of distinct values from which on one of them can be such a number.
+# A column needs at least this number of distinct values for one of them to be such a number.
 _FEWEST_BESIDE_CODE = 3
 # Number of values of a text column that are read to decide whether the column contains times or amounts.
 _TEXTS = 1_000
@@ -218,7 +218,7 @@ class Column:
 
     @property
     def is_whole(self) -> bool:
-        """Return whether the type can identify a row: integers or text, but no fractions and no times."""
+        """Return whether values of this type can identify a row: integers and text can, fractions and times cannot."""
         import pyarrow as pa
 
         return bool(pa.types.is_integer(self.type)) or self.is_text
@@ -261,7 +261,7 @@ class Column:
 
     @cached_property
     def too_large_rows(self) -> int:
-        """Return the number of rows with a finite value that is infinite in single precision. Models predict in it."""
+        """Return the number of rows with a finite value that is infinite in single precision, which models use."""
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc

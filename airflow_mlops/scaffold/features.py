@@ -14,7 +14,7 @@ from airflow_mlops.scaffold.roles import Roles
 
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000
-# So is a text column of which almost all values are distinct, unless it has very few values.
+# A text column whose values are almost all distinct is an id or free text as well, unless it has very few values.
 _ALMOST_ALL, _FEWEST = 0.9, 20
 
 

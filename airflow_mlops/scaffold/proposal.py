@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 # Number of rows that a window should have, so that monitoring can distinguish a change from random variation.
 _WINDOW_ROWS = 300
-# With fewer windows, empty windows are not unusual.
+# With fewer windows between the first and the last time, empty windows are not unusual.
 _FEWEST_WINDOWS = 24
-# The keys of earlier windows would have years of fewer than four digits.
+# The partition keys of earlier windows would have years of fewer than four digits.
 _FIRST_YEAR = 1000
 _MONTHS_SPAN, _WEEKS_SPAN = timedelta(days=120), timedelta(days=42)
-# More whole numbers are hardly classes.
+# A label with more distinct whole numbers than this rarely has classes.
 _MANY_CLASSES = 100
 _LENGTH = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
 

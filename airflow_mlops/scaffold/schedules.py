@@ -1,4 +1,4 @@
-"""Schedules of the proposed DAGs. They depend on when a window is complete, and when its labels are known."""
+"""Schedules of the proposed DAGs, derived from the times at which a window is complete and its labels are known."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ def _values(column: Column) -> list[dict[str, Any]]:
     smallest, largest = column.bounds() if column.is_number and _is_finite(column) else (None, None)
     if smallest is not None and largest is not None:
         lowest, highest = float(smallest), float(largest)
-        # Rounded to a double, a number could be outside of its own bounds. JSON has no infinite numbers.
+        # A bound that is rounded to a double could exclude the number itself, so the range is widened. JSON has no
+        # infinite numbers.
         rounded = [one for one, exact in ((lowest, smallest), (highest, largest)) if one != exact]
         room = max(highest - lowest, *(2 * math.ulp(one) for one in rounded), 0.0)
         low = 0.0 if lowest >= 0 else max(lowest - room, -sys.float_info.max)

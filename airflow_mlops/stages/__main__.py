@@ -28,8 +28,8 @@ from airflow_mlops.stages.runner import run_call
 
 def main() -> int:
     """Read the call, run its step and return the exit status."""
-    # The libraries that steps import are many objects. With Python's own thresholds, the search for cyclic garbage among them
-    # takes a seventh of the CPU time of the imports.
+    # The libraries that steps import create many objects. With Python's default thresholds, garbage collection takes a
+    # seventh of the CPU time of the imports.
     gc.set_threshold(10_000, 10, 10)
     log_to_output()
     # The first process of a container ignores SIGTERM by default, so Kubernetes would kill it after the grace period.
@@ -48,7 +48,7 @@ def main() -> int:
             print(f"ERROR {type(error).__name__} {' '.join(str(error).split())}", flush=True)
             return 1
         finally:
-            # Otherwise the search at the end of the process takes up to another second.
+            # Otherwise garbage collection at the end of the process takes up to another second.
             gc.freeze()
     return 0
 

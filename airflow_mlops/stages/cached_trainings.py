@@ -63,7 +63,7 @@ def start(trainer: Any, model: str, client: MlflowClient, store: ArtifactStore) 
 
 
 def require_in_journal(search: SearchTrainerSpec) -> None:
-    """Check that the study of a search is in the artifact store. There, only the tries of one task can continue it.
+    """Check that the study of a search is in the artifact store, where only the tries of one task can continue it.
 
     :raises NotCacheableError: the study is in a database
     """

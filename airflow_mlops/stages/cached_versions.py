@@ -62,7 +62,7 @@ def stored_files(client: MlflowClient, ref: ModelVersionRef) -> dict[str, str]:
 
 
 def require_run(client: MlflowClient, run_id: str, url: str | None) -> None:
-    """Check that the MLflow run of a result still exists, at the URL that the result contains.
+    """Check that the MLflow run of a result still exists and still has the URL that the result contains.
 
     :raises NotCacheableError: the run was deleted, or its URL has changed
     :raises RegistryError: the run does not exist any more

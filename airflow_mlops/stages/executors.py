@@ -89,5 +89,5 @@ def _step(function: str) -> str:
 
 @lru_cache(maxsize=4)
 def _store(url: str) -> ArtifactStore:
-    # A process runs many parts. Opening an object store checks what it supports.
+    # A process runs many parts, and opening an object store sends requests that check what the store supports.
     return ArtifactStore(url)

@@ -26,7 +26,7 @@ _FINAL = {
     # Two processes that write the same row cause an IntegrityError of SQLAlchemy, which may be temporary.
     "sqlalchemy": _PEP_249 - {"IntegrityError"} | {"ArgumentError", "CompileError"},
 }  # fmt: skip
-# All exceptions that these libraries define are caused by data.
+# The data causes all exceptions that these libraries define.
 _ALWAYS_FINAL = frozenset({"numpy", "pandas"})
 _LIBRARIES = _FINAL.keys() | _ALWAYS_FINAL
 # Python's own exceptions that are final if one of the libraries raises them.

@@ -20,7 +20,7 @@ from airflow_mlops.stages.executors import Executors
 from airflow_mlops.stages.usage import Meter, record
 
 log = logging.getLogger("airflow_mlops.stages")
-# The steps with which a training begins.
+# The steps with which the training of a model begins. They answer the requests that started the DAG run.
 _TRAINING_STEPS = frozenset({"training_set", "search", "train"})
 
 

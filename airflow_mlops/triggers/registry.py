@@ -148,7 +148,8 @@ class RegistryTrigger(BaseEventTrigger):
 
     @cached_property
     def _identity(self) -> str:
-        # Airflow runs triggers with equal arguments only once. Therefore, different watchers have different identities.
+        # Airflow runs triggers with equal arguments only once. Different watchers must therefore have different
+        # arguments.
         return fingerprint(self.serialize()[1])[:16]
 
     @property

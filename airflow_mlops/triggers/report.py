@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _DELIVERY = 5.0
 # The assumed maximum time from the start of a check by MonitorOperator to its report.
 _HORIZON = timedelta(days=7)
-# The record adds this suffix to the key of a report that could not be read when the Airflow trigger first started. The
-# recorded time of such a report is the time of this start.
+# Suffix of the recorded key of a report that could not be read when the Airflow trigger first started. The time of this
+# first start is recorded as the time of such a report.
 _UNREAD = "?"
 
 
@@ -199,7 +199,7 @@ def _recent(fired: dict[str, str]) -> dict[str, str]:
 
 def _oldest(fired: dict[str, str]) -> datetime:
     newest = max(map(parse, fired.values()), default=None)
-    # If a wrong clock gave a report a time in the future, other reports must not count as old until that time.
+    # A wrong clock may give a report a time in the future. Other reports must not count as old because of it.
     return min(newest, datetime.now(timezone.utc)) - _HORIZON if newest else datetime.min.replace(tzinfo=timezone.utc)
 
 

@@ -96,7 +96,7 @@ def connected(connection: ConnectionInfo, runtime_env: Mapping[str, Any], needed
 
 
 def _start(ray: Any, **options: Any) -> None:
-    """Call ``ray.init``, again if the client server on the head node did not start. No step runs before that."""
+    """Call ``ray.init``, and repeat it if the client server on the head node did not start. No step has run yet."""
     for tries_left in reversed(range(_TRIES)):
         try:
             ray.init(**options)
@@ -172,7 +172,7 @@ def _require_known(runtime_env: Mapping[str, Any]) -> None:
 
 
 def _require_resources(available: Mapping[str, float], needed: Mapping[str, float]) -> None:
-    """Check that a local Ray can ever run the step, because nothing adds nodes to it.
+    """Check that a local Ray has the resources of the step, because no nodes are ever added to it.
 
     :raises SpecError: this machine has too few resources
     """

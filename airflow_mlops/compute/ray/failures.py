@@ -9,7 +9,7 @@ from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 _RAISED = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception)\b", re.MULTILINE)
 _LONGEST = 300
-# What to do, by the name of Ray's error. A retry may succeed.
+# Remedies by the name of Ray's error. After these errors, a retry may succeed.
 _REMEDIES = {
     "WorkerCrashedError": "The process of the step ended, for example because the container of the node ran out of memory. "
     "Check the logs of Ray on the node",

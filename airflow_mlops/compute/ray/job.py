@@ -31,7 +31,8 @@ class RayJob:
         self._name, self._resources, self._timeout = name, dict(resources), schedule_timeout
         self._cancelled, self._done = Event(), Event()
         self._task: Any = None
-        # Held once the task is cancelled. A second SIGTERM would end a training that writes its checkpoint.
+        # The first cancellation acquires this lock and keeps it. A second SIGTERM would end a training that writes its
+        # checkpoint.
         self._is_ending = Lock()
 
     def run(self, env: Mapping[str, str], folders: Sequence[str], call: str) -> dict[str, Any]:

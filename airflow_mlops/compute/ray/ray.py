@@ -27,8 +27,10 @@ class Ray(Compute):
     :param conn_id: id of an Airflow connection of the type ``ray`` or ``generic``. Its host and port are those of Ray's
         client server, such as ``ray://head:10001``, and its password is the cluster's token. The host ``auto`` stands
         for the cluster of which the worker is a node, and ``local`` for a Ray that starts and ends with the task
-    :param num_cpus: number of CPUs that Ray reserves for the step. Libraries with OpenMP use as many threads
-    :param num_gpus: number of GPUs that Ray reserves for the step, and to which it restricts the step; 0.5 shares a GPU
+    :param num_cpus: number of CPUs that Ray reserves for the step. Libraries that use OpenMP start the same number of
+        threads
+    :param num_gpus: number of GPUs that Ray reserves for the step, and to which it restricts the step; with 0.5, two
+        steps share a GPU
     :param memory: memory that Ray reserves on the node, such as ``"8Gi"``. Ray does not limit the step to it
     :param runtime_env: the step's `runtime environment
         <https://docs.ray.io/en/latest/ray-core/handling-dependencies.html>`_, such as ``{"working_dir": "/opt/dags",

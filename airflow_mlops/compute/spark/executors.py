@@ -55,7 +55,8 @@ class SparkExecutors:
         spark = self._opened().spark
         run = _runner(function, self._store, json.dumps(arguments), list(parts), self._environment(conn_ids))
         try:
-            # One partition for each part: Spark schedules, repeats and speculates each part on its own.
+            # Each part is one partition, so Spark schedules and repeats each part separately, also by speculative
+            # execution.
             job = spark.range(0, len(parts), 1, len(parts)).mapInArrow(run, _ANSWERS)
             rows = _in_thread(job.collect)
         except Exception as error:  # noqa: BLE001 - of PySpark, Py4J, gRPC or the JVM

@@ -7,7 +7,7 @@ import re
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 
 _MISSING = re.compile(r"No module named '([\w.]+)'")
-# Conditions that a retry does not change, by a text in Spark's error, and what to do.
+# Errors that a retry cannot correct: a text in Spark's error, and the remedy.
 _FINAL = {
     "PYTHON_VERSION_MISMATCH": "Install Python of the worker's minor version on the executors, or pass one with Spark(archive=...)",
     "Cannot run program": "Set spark.pyspark.python in Spark(conf=...) to a Python interpreter of the executors, or use Spark(archive=...)",

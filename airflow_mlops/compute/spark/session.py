@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PYTHON = "spark.sql.execution.pyspark.python"
 _UNPACKED = "environment"
-# PySpark sets this variable, and then starts no driver in this process.
+# PySpark sets this variable. While it is set, PySpark starts no driver in this process.
 _REMOTE = "SPARK_CONNECT_MODE_ENABLED"
 _LOCAL = re.compile(r"local(-cluster)?(\[.*\])?")
 _CONNECT_PORT, _CONNECT_SECONDS = 15002, 10.0
@@ -130,7 +130,7 @@ def _classic(place: Spark, connection: ConnectionInfo, name: str) -> tuple[Any, 
         python = sys.executable
     if running is None:
         return builder.getOrCreate(), True, python
-    # The settings and the jobs of the session that the process had stay as they are.
+    # The settings and the jobs of the existing session are not changed.
     spark = SparkSession.builder.getOrCreate().newSession()
     for key, value in place.conf.items():
         if spark.conf.isModifiable(key):
@@ -182,7 +182,7 @@ def require_server(connection: ConnectionInfo) -> None:
     :raises ComputeError: the server does not accept a connection
     """
     url = urlsplit(connect_url(connection))
-    assert url.hostname is not None  # connect_url() requires it
+    assert url.hostname is not None  # connect_url() has checked that the host is set
     port = url.port or _CONNECT_PORT
     try:
         socket.create_connection((url.hostname, port), _CONNECT_SECONDS).close()

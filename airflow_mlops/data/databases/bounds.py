@@ -48,7 +48,7 @@ def as_parameter(instant: datetime, dialect: str) -> Any:
     """
     if dialect == "sqlite":
         return sqlite_text(instant)
-    # Most databases store UTC timestamps without a time zone. PostgreSQL accepts a time zone in any case.
+    # Most databases store UTC timestamps without a time zone. PostgreSQL always accepts a time zone.
     return instant if dialect == "postgresql" else instant.astimezone(timezone.utc).replace(tzinfo=None)
 
 

@@ -1,4 +1,4 @@
-"""Decide from the error of a database driver whether a retry of the same query can succeed."""
+"""Determine from the error of a database driver whether a retry of the same query can succeed."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from airflow_mlops.data.timeline import window_of
 
 log = logging.getLogger(__name__)
 
-# Number of datasets that are tried as neighbour of a window.
+# Maximum number of datasets that are tried as the neighbour of a window.
 _NEIGHBOURS = 3
 
 
@@ -290,7 +290,7 @@ def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Ma
             if pointer is not None:
                 return read_manifest(store, name, pointer.id)
         except (DatasetCorruptError, DatasetNotFoundError) as error:
-            # The damaged dataset must not keep its neighbours from being written.
+            # A damaged dataset must not prevent a task from writing a neighbouring window.
             log.warning("%s", error)
     return None
 

@@ -92,7 +92,7 @@ class Files:
     @contextmanager
     def parquet(self, file: FileEntry) -> Iterator[pq.ParquetFile]:
         """Open a Parquet file for reading, after its hash was checked. See :meth:`open`."""
-        # Arrow is imported here, because most look-ups of datasets read no rows and take less time than this import.
+        # Arrow is imported here. Most look-ups of datasets read no rows, and take less time than this import.
         import pyarrow.parquet as pq
 
         with self.open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
@@ -134,7 +134,7 @@ class Files:
         return found.hexdigest() == content
 
     def foreign(self, file: FileEntry) -> DatasetCorruptError:
-        """Return the error of a file with other rows than those of the dataset."""
+        """Return the error for a file whose rows differ from those of the dataset."""
         return DatasetCorruptError(
             f"The rows in file {self._store.url_of(file.path)} are not those of dataset {self._manifest.name!r} "
             f"({self._manifest.id[:12]}): the file and its SHA-256 in the manifest were changed after the dataset was "

@@ -163,7 +163,8 @@ def was_current_after(store: ArtifactStore, manifest: Manifest, other: str) -> b
 def index_snapshots(store: ArtifactStore, name: str) -> None:
     """Write the pointers to the snapshots named ``name`` if an older version of this package did not write them.
 
-    If a snapshot was withdrawn, nothing is written. Its pointer existed before the withdrawal, so all pointers exist.
+    If a snapshot was withdrawn, nothing is written: its pointer existed before the withdrawal, so all pointers were
+    written.
     """
     if snapshot_keys(store, name) or any(item["window"] is None for item in tombstones(store, name)):
         return

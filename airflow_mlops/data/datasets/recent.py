@@ -29,7 +29,7 @@ class Recent:
             return content
 
     def keep(self, key: str, content: bytes) -> None:
-        """Keep the content of a file, and drop the contents that were used longest ago if the limit is exceeded."""
+        """Keep the content of a file. If the limit is exceeded, drop the least recently used contents."""
         with self._lock:
             self._bytes += len(content) - len(self._contents.pop(key, b""))
             self._contents[key] = content

@@ -89,7 +89,7 @@ class DatasetWriter:
 
         :param data: the rows
         :param part: name of the split part: ``train`` or ``test``, or ``data`` (default) if the dataset is not split
-        :raises SchemaError: columns or types differ from those of the rows written before
+        :raises SchemaError: columns or types differ from those of the rows that were written earlier
         """
         import pyarrow as pa
 
@@ -145,7 +145,7 @@ class DatasetWriter:
         This writer must not write rows itself.
 
         :param written: the result of :meth:`finish` of another writer
-        :raises SchemaError: columns or types differ from those of the files included before
+        :raises SchemaError: columns or types differ from those of the files that were included earlier
         """
         if self._columns and self._columns != written.columns:
             expected, found = (
@@ -257,8 +257,8 @@ class DatasetWriter:
             columns=self._columns,
             rows=sum(file.rows for file in files),
             files=files,
-            # A dataset may be read twice, for the time before and the time after a newer dataset. It is still one
-            # parent.
+            # A dataset may be read twice, for the time before and for the time after a newer dataset. It is listed once
+            # as a parent.
             parents=list(dict.fromkeys(parent.id for parent in parents)),
             # The details are stored in the form in which they are read again: all keys of JSON objects are text.
             details=json.loads(json.dumps(details or {}, allow_nan=False)),

@@ -59,7 +59,7 @@ def sources(store: FeatureStore, request: FeatureRequest) -> list[Source] | None
         return None
     try:
         roots = [parquet_source.place(store, item)[1] for item in request.views]
-        # A file that is written between the two listings must be in the second one only.
+        # The order of the two listings matters: a file that is written between them must be in the second one only.
         named = [Source.of(root, []) for root in roots]
         files = [parquet_source.open_files(store, item).files for item in request.views]
         return [item.model_copy(update={"files": list(found)}) for item, found in zip(named, files, strict=True)]
@@ -96,7 +96,7 @@ def _is_run(text: Any) -> bool:
     try:
         from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
     except ImportError:
-        # Earlier releases run the pickled function.
+        # Earlier releases of Feast run the pickled function.
         return False
     return rehydrate_udf_from_source(text) is not None
 

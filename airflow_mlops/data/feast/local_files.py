@@ -1,4 +1,4 @@
-"""What a Feast repository has written on this machine: the registry, an online store in SQLite, and source files.
+"""The files of a Feast repository on this machine: the registry, an online store in SQLite, and source files.
 
 The files are found without importing Feast, which takes seconds.
 """
@@ -62,8 +62,10 @@ class LocalFiles:
             return {str(file): file_sha256(file) for file in files}
 
     def online_state(self) -> list[Any]:
-        """Return the size, times and inode of the registry and of the online store. Every write changes at least
-        one."""
+        """Return the size, times and inode of the registry and of the online store.
+
+        Every write changes at least one.
+        """
         return [_state(file) for file in (self._registry, self._online)]
 
     def source_state(self, views: Sequence[str], sources: Iterable[str]) -> list[Any]:

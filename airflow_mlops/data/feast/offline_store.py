@@ -75,7 +75,7 @@ def _joined(place: Warehouse, stream: _Stream, memory_limit: str | None) -> Iter
         later = later_passes(view.request.view.name, stream.schema, stream.batches(), memory_limit)
     first = stream.batches(without=np.concatenate(later)) if later else stream.batches()
     for batches in (first, *(stream.batches(only=numbers) for numbers in later)):
-        # A signal ends the wait for the query.
+        # The query runs in another thread, so that a signal ends the wait for it.
         with prefetch(place.join(view, stream.events(batches)), place.cancel) as joined:
             for batch in joined:
                 yield typed(batch, view)

@@ -1,6 +1,6 @@
-"""The tables of an SQLite online store, which are lost if, for example, its file is deleted.
+"""The tables of an SQLite online store. They are lost if, for example, the file of the store is deleted.
 
-Feast's registry then still lists what was materialized, and Feast does not compare the two.
+Feast's registry then still lists the materialized intervals, and Feast does not compare registry and store.
 """
 
 from __future__ import annotations

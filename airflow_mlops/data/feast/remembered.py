@@ -1,4 +1,4 @@
-"""What determines the features of a join, as stored by an earlier look-up, because importing Feast takes seconds.
+"""Stored descriptions of everything that determines the features of a join, because importing Feast takes seconds.
 
 The first look-up in the cache of results stores a description of the features in the artifact store. Later look-ups use
 this description if the repository's configuration, all definitions in Feast's registry and the names of the source
@@ -66,7 +66,7 @@ def content(
     requested: Sequence[Any],
     describe: Callable[[], tuple[dict[str, Any], list[Source] | None]],
 ) -> dict[str, Any]:
-    """Return what determines the features of a join, without Feast if an earlier look-up has stored it.
+    """Return the description of everything that determines the features of a join. Feast is not needed if it is stored.
 
     :param store: the artifact store
     :param repo: folder of the Feast repository
@@ -78,7 +78,7 @@ def content(
     if key is not None and (found := _recall(store, key)) is not None:
         return found
     described, sources = describe()
-    # The registry may have been changed before Feast has read it.
+    # The registry may have been changed before Feast read it.
     if key is not None and sources is not None and key == _key(repo, requested):
         store.write_json(key, Remembered(content=described, sources=sources).model_dump(mode="json"))
     return described

@@ -285,7 +285,7 @@ def _all(mask: pa.Array) -> bool:
 
 def _are_plain(values: pa.Array) -> bool:
     """Return whether all values are decimals without an exponent, such as ``-12.5``, with digits that a double keeps."""
-    # Without its decimal point, such a number has at most so many digits.
+    # The length without the decimal point is an upper bound of the number of digits.
     longest = pc.max(pc.utf8_length(values)).as_py()
     return longest <= _DOUBLE_DIGITS + 1 and _all(pc.match_substring_regex(values, _FIXED))
 

@@ -64,7 +64,7 @@ class ColumnTypes:
     window: str = ""
 
     def get(self, column: str) -> pa.DataType | None:
-        """Return the declared type of a column, or else its type in the neighbouring window, or else ``None``."""
+        """Return the declared type of a column, otherwise its type in the neighbouring window, otherwise ``None``."""
         return self.declared.get(column, self.earlier.get(column))
 
     def mismatch(self, column: str, expected: pa.DataType | str, found: str, hint: str = "") -> SchemaError:

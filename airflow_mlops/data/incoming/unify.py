@@ -21,7 +21,7 @@ from airflow_mlops.data.incoming.inference import TextColumn, is_untyped
 from airflow_mlops.data.incoming.types import ColumnTypes
 from airflow_mlops.data.types import as_column, common_type, one_sentence, stored_type
 
-# Batches are merged until they have so many rows or bytes.
+# Batches are merged until they have this number of rows or bytes.
 _ROWS, _BYTES = 4_096, 32 << 20
 
 

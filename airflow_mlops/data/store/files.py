@@ -29,7 +29,7 @@ class HashingFile:
         self._traffic.count(written=view.nbytes)
         written = 0
         try:
-            # A single write to an unbuffered file may be incomplete.
+            # A single write to an unbuffered file may write only a part of the data.
             while written < view.nbytes:
                 written += self._file.write(view[written:])
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The kinds of columns that tables can have, whichever names the types have there."""
+"""The kinds of columns that tables can have, independent of the names of their types in a database."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _cast(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.
     if pa.types.is_time(own) and is_text(kind):
         return pc.cast(without_final_zeros(pc.cast(values, pa.string())), kind)
     if pa.types.is_decimal(kind) and pa.types.is_floating(own):
-        # The shortest text of a float is the number that is meant. Arrow would round it to the scale.
+        # The shortest text of a float is the intended number. Arrow would round the float to the scale.
         return decimals_of_text(
             pc.cast(values.cast(pa.float32()) if pa.types.is_float16(own) else values, pa.string()), kind
         )

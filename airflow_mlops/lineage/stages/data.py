@@ -58,7 +58,7 @@ def validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _validated_in_database(spec: ValidateSpec, outcomes: Iterable[ExpectationOutcome]) -> Lineage:
-    assert spec.conn_id is not None  # the spec ensures it
+    assert spec.conn_id is not None  # the spec has checked that it is set
     if spec.table is None:
         # The expectations concern the result of the query, and not its tables.
         return sources.query(spec.conn_id, spec.sql or "")

@@ -50,7 +50,7 @@ def join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Linea
 
 
 def profile(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a profile, which reads a dataset."""
+    """Return the lineage of the step ``profile``, which reads a dataset."""
     return OperatorLineage(inputs=datasets.read(ProfileSpec.model_validate(call.spec).dataset))
 
 

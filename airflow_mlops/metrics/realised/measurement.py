@@ -127,9 +127,9 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
 def stretched(metric: str, interval: Interval, factor: float) -> Interval:
     """Move both ends of the interval of a metric to ``factor`` times their distance from the value.
 
-    The interval of a coverage gap is derived from an interval of the coverage, which is stretched as well. The
-    end of that interval in the direction of the quantile may then lie beyond it, further away from it than the other
-    end. Its distance from the quantile is then ``high``.
+    The interval of a coverage gap is derived from an interval of the coverage, which is stretched as well. The end of
+    that interval in the direction of the quantile may then lie beyond the quantile, and further away from the quantile
+    than the other end. The distance of this end from the quantile is then ``high``.
 
     :param metric: name of the metric
     :param interval: the interval

@@ -98,7 +98,7 @@ def _influence_losses(metric: str) -> Callable[[Outcomes], Floats]:
 
 
 def _by_weight(influence: Floats, outcomes: Outcomes) -> Floats:
-    """Return the influence of each row, per unit of its weight, times the number of rows. The mean weight is 1."""
+    """Return the influence of each row, divided by its weight (with the mean 1), times the number of rows."""
     found = influence * outcomes.rows
     return found if outcomes.weight is None else np.asarray(found / outcomes.weight)
 

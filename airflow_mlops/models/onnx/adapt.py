@@ -1,8 +1,7 @@
-"""Give an ONNX model from elsewhere the inputs and the output that scoring expects.
+"""Convert an ONNX model that this package did not export to the inputs and the output that scoring expects.
 
 Scoring feeds one input of shape (n, 1) for each feature, and reads one output: probabilities of shape (n, classes), or
-values of shape (n, 1). Models from elsewhere often take all features as one matrix, or return the probability of one
-class.
+values of shape (n, 1). Other ONNX models often take all features as one matrix, or return the probability of one class.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class CategoryNumbers:
-    """A column that replaces each category of a text feature with a number, such as CatBoost's target statistics.
+    """A column that replaces each category of a text feature with a number, such as a target statistic of CatBoost.
 
     :param feature: position of the text feature
     :param values: number of each category code, followed by the number of all other values
@@ -289,7 +289,7 @@ def _with_sets(
                 continue
             feature = int(tree.feature[node])
             values = np.zeros(sizes[feature] + 1, np.uint8)
-            # A code beyond the vocabulary belongs to no text.
+            # A code beyond the vocabulary stands for no text.
             values[codes[codes < sizes[feature]]] = 1
             values[-1] = tree.missing_true[node]
             place = found.setdefault(feature, {}).setdefault(values.tobytes(), len(found[feature]))

@@ -65,6 +65,6 @@ def _tensors(model: Any) -> list[TensorProto]:
             found.append(message)
         for field, value in message.ListFields():
             if field.message_type is not None:
-                # A repeated field is a sequence of messages.
+                # A repeated field of protobuf is a sequence of messages.
                 left.extend([value] if hasattr(value, "ListFields") else value)
     return found

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
-# Doubles hold integers up to this one exactly.
+# The largest integer up to which doubles represent every integer exactly.
 _EXACT = 2.0**53
 
 
@@ -85,8 +85,8 @@ def singles(columns: Mapping[str, Sequence[Any] | NDArray[Any]], names: Sequence
     """
     values = [columns[name] for name in names]
     try:
-        # One array for all inputs, because creating a small array takes more time than filling it. Arrays are combined
-        # in a tenth of the time of lists. ``None`` becomes NaN.
+        # One array for all inputs, because creating a small array takes more time than filling it. Combining arrays
+        # takes a tenth of the time of combining lists. ``None`` becomes NaN.
         numbers = np.array(values, np.float64)
         exact = not _has_integers(values) or not (np.abs(numbers) > _EXACT).any()
     except OverflowError:

@@ -29,7 +29,7 @@ MODEL_FILE = "model.onnx"
 
 # Rows per call of ONNX Runtime, so that wide intermediate tensors (one-hot columns) fit into the processor's cache.
 _ROWS = 4096
-# A model with so many features is changed to take them as matrices.
+# A model with at least this number of features is changed to take them as matrices.
 _WIDE = 64
 
 
@@ -137,7 +137,7 @@ class OnnxModel:
             # Each prediction depends on one text only, so that reordered texts have reordered predictions.
             found = self._computed(rows, {name: slices(array) for name, array in feeds.items()})
             return lambda name, order: self._predictions(found[order] if name in feeds else found)
-        # Only numbers can be bound.
+        # Only numeric inputs can be bound to the session.
         compute = self._bound(feeds) if len(self._numeric) == len(self._inputs) else self._fed(feeds)
         places = {name: (matrix.name, place) for matrix in self._matrices for place, name in enumerate(matrix.columns)}
 
@@ -264,5 +264,5 @@ class OnnxModel:
 def _processors() -> int:
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
+    except AttributeError:  # absent on macOS
         return os.cpu_count() or 1

@@ -128,8 +128,8 @@ class PyfuncModel:
         if found.shape == (rows,):
             if contract.task == "regression":
                 return from_values(found.astype(np.float64).reshape(-1, 1), contract)
-            # If all numbers are class labels, they are predicted labels. Otherwise, they are probabilities of the last
-            # class.
+            # If all numbers are class labels, they count as predicted labels. Otherwise, they count as probabilities of
+            # the last class.
             if contract.task == "binary" and found.dtype.kind == "f" and not np.isin(found, contract.classes).all():
                 last = self._probabilities(found.astype(np.float64))
                 return from_values(np.column_stack([1 - last, last]), contract)

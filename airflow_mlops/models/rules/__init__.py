@@ -1,1 +1,1 @@
-"""What a training does besides the fit, as the parameters of TrainOperator declare it. Specs import these modules."""
+"""Parameters of TrainOperator for what a training does besides the fit: calibration, threshold, weights, intervals."""

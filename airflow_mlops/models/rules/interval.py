@@ -49,7 +49,7 @@ def rank(rows: int, coverage: float) -> int:
 
 
 def fewest_rows(coverage: float) -> int:
-    """Return the smallest number of residuals for which :func:`rank` is not larger than their number.
+    """Return the smallest number of residuals for which :func:`rank` is at most this number.
 
     For a coverage of 0.9, it is 9.
     """
@@ -61,7 +61,7 @@ def _as_rule(declared: Any) -> Any:
     if declared is None or isinstance(declared, (Mapping, IntervalRule)):
         return declared
     try:
-        # A rendered template is a text.
+        # A template renders to text, which may contain a number.
         return {"coverage": float("nan" if isinstance(declared, bool) else declared)}
     except (TypeError, ValueError):
         raise ValueError(

@@ -82,7 +82,7 @@ def _as_rule(declared: Any) -> Any:
     if declared is None or isinstance(declared, (Mapping, ThresholdRule)):
         return declared
     try:
-        # A rendered template is a text.
+        # A template renders to text, which may contain a number.
         return {"value": float("nan" if isinstance(declared, bool) else declared)}
     except (TypeError, ValueError):
         raise ValueError(

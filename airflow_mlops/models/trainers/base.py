@@ -60,7 +60,7 @@ class TrainingRun:
         training
     :param log_files: function that uploads the files of a folder to the MLflow run, under a given name
     :param start: folder of the model version to start from (warm start); ``None`` without a warm start
-    :param finished: function that returns whether another node has already stored the result of the step
+    :param finished: function that returns whether the first node has already stored the result of the step
     """
 
     dataset: Dataset

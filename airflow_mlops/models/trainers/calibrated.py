@@ -41,7 +41,8 @@ class CalibratedModel(FittedModel):
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         return calibrate(self.method, self.maps, self.inner.predict(frame))
 
-    # `threshold` and `labels` are the defaults, because those of the classifier are for probabilities without the calibration.
+    # `threshold` and `labels` are those of the base class, because those of the classifier apply to uncalibrated
+    # probabilities.
 
     def explain(self, data: TrainingData) -> Explanation | None:
         return self.inner.explain(data)

@@ -2,7 +2,7 @@
 
 The author of a DAG decides which code a trainer runs. Anyone who may write MLflow runs can change a trainer that is
 recorded in MLflow. Its import paths could then name any function of any installed package. A recorded trainer therefore
-runs without further consent only if it consists of estimator classes of the packages in :data:`PACKAGES`.
+runs without further consent only if all its code consists of estimator classes of the packages in :data:`PACKAGES`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from airflow_mlops.models.trainers.spec import (
 )
 
 PACKAGES = ("sklearn", "xgboost", "lightgbm", "catboost", "interpret")
-# Modules with these names are internal. Importing some of them runs code beyond definitions.
+# Modules with these names are internal. Importing some of them runs code that does more than define functions and
+# classes.
 _INTERNAL = {"conftest", "setup", "test", "testing", "tests"}
 _METHODS = ("fit", "predict", "get_params")
 

@@ -62,7 +62,7 @@ def own_metric(trainer: Learner) -> str | None:
 
 
 def knows_objective(trainer: Learner) -> bool:
-    """Return whether the trainer says what its objective is, unlike a user's code and a network."""
+    """Return whether the objective of the trainer is known. It is not known for a user's code and for a network."""
     return getattr(trainer, "kind", None) in ("sklearn", *_OBJECTIVES)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-# The packages with which Keras exports a model of another backend than PyTorch, by backend.
+# The packages with which Keras exports models of backends other than PyTorch, by backend.
 _EXPORTERS = {"jax": "jax2onnx", "tensorflow": "tf2onnx"}
 
 
@@ -152,7 +152,7 @@ def _require_exporter(backend: str, name: str) -> None:
 
 
 def _require_inputs(content: bytes, model: Any, name: str) -> None:
-    """Check that an export has no other inputs than the Keras model.
+    """Check that an export has the inputs of the Keras model and no others.
 
     On TensorFlow, Keras exports tensors that are not variables of a layer, such as the mean of a ``Normalization``, as
     inputs.

@@ -45,7 +45,7 @@ def held_out(
     :param seed: seed of the random choice
     :param group: column whose groups are held out as a whole; by default the column by which the training set was split
     :param setting: name of the setting for which rows are held out, for error messages
-    :param otherwise: what the user can do instead of using more rows, for error messages
+    :param otherwise: what the user can do if there are no more rows, as text for error messages
     :return: two items: whether each row is held out, shape (n,), and a description of the held-out rows
     :raises TrainingError: no row is left for training or for validation, or the training set lacks the column of the
         groups or of the event time

@@ -22,7 +22,7 @@ ModelName = Annotated[str, Path(description="Name of the registered model")]
 
 
 def unknown(what: str = "model") -> HTTPException:
-    """Return the error 404, for an object that does not exist or that the user may not see."""
+    """Return the error 404 for an object that does not exist, or that the user may not see."""
     return HTTPException(404, f"There is no such {what}.")
 
 

@@ -28,7 +28,8 @@ def deciding_comparison(findings: Findings) -> Comparison | None:
 def gain_of(comparison: Comparison, gain: Gain) -> str:
     """Return a clause about a better challenger, such as ``Retraining would raise ROC AUC from 0.598 to 0.640``.
 
-    The loss decides, as a mean of windows, so the metric of this window need not be better. The clause is then about the loss.
+    The mean loss over several windows decides, so the metric need not be better in this window. The clause is then
+    about the loss.
     """
     better = find_metric(comparison.metric).higher_is_better
     if (gain.value <= comparison.value) if better else (gain.value >= comparison.value):

@@ -108,7 +108,7 @@ def _input_drift(findings: Findings, inputs_reported: bool) -> list[Observation]
     found += _drifted_part(findings.prediction, "Predicted scores")
     together = findings.multivariate
     if together is not None and together.drifted:
-        # Single features that leave their range change the joint distribution, too.
+        # A single feature that leaves its range changes the joint distribution, too.
         also = " too" if features else ""
         headline = f"Joint distribution of the features drifted{also} (effect {effect(together.effect)})"
         found.append(

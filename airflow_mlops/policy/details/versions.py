@@ -1,4 +1,4 @@
-"""Facts about versions that were replaced."""
+"""Facts about replaced versions."""
 
 from __future__ import annotations
 

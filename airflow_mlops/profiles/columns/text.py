@@ -39,8 +39,7 @@ Ints = npt.NDArray[np.int64]
 class Words(Model):
     """Row counts by the lower-case words in the rows. Values without a space are not counted.
 
-    All counts are exact, except in ``frequent``. Tests do not use ``frequent``. The report uses ``frequent`` to name
-    words.
+    All counts are exact, except in ``frequent``. Only the report uses ``frequent``, to name words. Tests do not use it.
 
     :param rows: number of rows with a space and at least one word
     :param buckets: number of rows with a word of each hash bucket, shape (:data:`BUCKETS`,)

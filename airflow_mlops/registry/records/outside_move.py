@@ -16,7 +16,7 @@ class OutsideMove(Model):
     MLflow records neither who moves an alias nor when, so the time of the entry is the time at which the change was
     noticed.
 
-    :param noticed_by: what noticed the change
+    :param noticed_by: the observer that noticed the change: ``RegistryTrigger`` or ``webhook``
     :param promotion: number of the earlier entry that promoted the new champion. The files of the champion are checked
         against the hashes in that entry. ``None`` if the ledger never promoted the version and therefore has no hashes
     """

@@ -35,7 +35,7 @@ class SliceResult(Model):
     :param low: lower confidence bound of the improvement
     :param high: upper confidence bound of the improvement
     :param state: ``worse`` if the candidate is significantly worse than the champion by more than the tolerance,
-        ``fine`` if a loss of more than the tolerance is significantly ruled out, otherwise ``uncertain``
+        ``fine`` if the candidate is significantly not worse by more than the tolerance, otherwise ``uncertain``
     """
 
     name: str
@@ -55,7 +55,7 @@ class GateResult(Model):
     :param measured: the measured value of the candidate; ``None`` if the value could not be measured
     :param asked: the required value; ``None`` if the gate has no required value in this evaluation
     :param passed: whether the candidate passed the gate
-    :param explanation: the reason why the gate was passed or failed
+    :param explanation: the reason why the candidate passed or failed the gate
     :param improvement: improvement of the candidate over the champion; positive if the candidate is better
     :param low: lower confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
     :param high: upper confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
@@ -147,7 +147,7 @@ class Refit(Model):
     :param rows: number of rows to which the new version was fitted
     :param checks: the comparisons with the judged version
     :param passed: whether all checks were passed
-    :param reason: the result in words
+    :param reason: the result as text
     :param files: SHA-256 of each file of the new version, by path; empty if no version was registered, and in verdicts
         of earlier releases
     """
@@ -162,7 +162,7 @@ class Refit(Model):
 
 
 class LiveRows(Model):
-    """Numbers of rows of live evidence: labelled predictions that several versions made in production.
+    """Numbers of rows of live evidence, the labelled predictions that several versions made in production.
 
     :param rows: rows on which the versions were compared: each version predicted them once, and their label is known
     :param unpaired: rows that only some of the versions predicted, which were left out

@@ -9,11 +9,12 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
   :class:`~airflow_mlops.performance.cross_fitting.Recipe`), chooses one, and fits it again on all rows of its windows.
   The new model predicts from the next window on.
 - The chosen candidate has the smallest expected loss in the next window, which is a sum of two terms. The first term is
-  the cross-fitted loss in the newest labelled window. It reacts to a change immediately. Alone, it would favour
-  candidates trained on few windows, because cross-fitting trains on half of the window and so learns patterns that
-  exist only in this window. The second term is the mean additional loss after one window. For each earlier window, a
-  model is trained in the same way on the windows before it. The additional loss is the loss of this model in the window,
-  minus the cross-fitted loss in the window. The second term favours candidates whose models stay good.
+  the cross-fitted loss in the newest labelled window. It reacts to a change immediately. The first term alone would
+  favour candidates trained on few windows: cross-fitting trains on half of the newest window, and such candidates learn
+  patterns that exist only in this window. The second term is the mean additional loss after one window. For each
+  earlier window, a model is trained in the same way on the windows before it. The additional loss is the loss of this
+  model in the window, minus the cross-fitted loss in the window. The second term favours candidates whose models stay
+  good.
 - With several trainers, the one-standard-error rule of EvaluateOperator chooses the trainer: the first trainer whose
   best candidate is at most one standard error worse than the best candidate of all trainers.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = "replay"
-# A model: the number of the window after which it was trained, and its recipe.
+# The identity of a model: the number of the window after which it was trained, and its recipe.
 _Model = tuple[int, Recipe]
 
 
@@ -294,8 +295,8 @@ class Replay:
         """
         if (number, recipe) not in self._ages:
             trained = self._challengers(number)
-            # If there are at most ``past`` windows, the candidate of all windows has the same rows. Only that candidate
-            # was trained.
+            # If there are at most ``past`` windows, the candidate trained on all windows has the same rows. Only that
+            # candidate was trained.
             whole = recipe._replace(past=None)
             crossed = None if trained is None else trained.losses.get(recipe, trained.losses.get(whole))
             try:
@@ -307,7 +308,7 @@ class Replay:
 
     def _model(self, model: _Model) -> Fitted:
         number, (trainer, past) = model
-        # If there are at most ``past`` windows, the model of all windows is the same.
+        # If there are at most ``past`` windows, the model trained on all windows is the same.
         past = None if past is None or past > number else past
         key = number, Recipe(trainer, past)
         if key not in self._models:

@@ -62,7 +62,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     metric = metric_of(spec.policy, contract)
     others = Others()
     if spec.trainer is None:
-        # These trainers are those that monitoring of the first window would compare.
+        # A check of the first window would compare the same trainers.
         fitted = len(PASTS) * (2 * periods[0].rows.num_rows + periods[1].rows.num_rows)
         entries = Ledger(context.store, spec.model).entries()
         others = other_trainers(ref, training.trainer, entries, fitted, client)

@@ -35,9 +35,10 @@ class History:
 
     :ivar grid: the regular times
     :ivar rest: distance of each time from the start of its step, see :meth:`.Grid.numbers`. It is the same for all
-        times, and known after the first batch was read
-    :ivar newest: number of the newest time with a value, when all batches were read; ``None`` if there is no value
-    :ivar rows: number of rows, when all batches were read
+        times. It is known after the first batch was read
+    :ivar newest: number of the newest time with a value; ``None`` if there is no value. It is known after all batches
+        were read
+    :ivar rows: number of rows. It is known after all batches were read
     :raises SchemaError: a column is absent, or its type cannot be used
     """
 

@@ -32,7 +32,7 @@ def summary(spec: ForecastRowsSpec) -> str:
 
 
 def histories(spec: ForecastRowsSpec) -> str:
-    """Return the query for the known values: the number of the series (``id``), of the time (``p``), and the value (``v``).
+    """Return the query for the known values: the numbers of series (``id``) and time (``p``), and the value (``v``).
 
     The rows are ordered by series and time. The series have the same numbers as in :func:`rows`.
     """
@@ -118,7 +118,7 @@ def _series(spec: ForecastRowsSpec) -> str:
 
 
 def _shift(step: int, season: int) -> int:
-    """Return how many steps before the origin the value lies that is the seasonal-naive forecast.
+    """Return how many steps lie between the value that is the seasonal-naive forecast and the origin.
 
     The number is at least 0 and less than the season.
 

@@ -92,7 +92,8 @@ class ForecastRowsSpec(Spec):
     :param series: columns that together identify a series
     :param time: column with the time of a value
     :param value: column with the values to forecast. A null or NaN is a missing value
-    :param every: length of a step, such as ``P1D``: months and years, weeks and days, or hours and minutes
+    :param every: length of a step, such as ``P1D``: a number of months and years, of weeks and days, or of hours and
+        minutes
     :param zone: time zone in which months and days are counted, and of the calendar parts
     :param horizon: number of steps to forecast
     :param season: number of steps in a season, such as 7 for daily values with a weekly season; 1 without a season
@@ -167,7 +168,7 @@ class ForecastRowsSpec(Spec):
 
     @property
     def longest(self) -> int:
-        """Return the number of steps up to the origin that the features need."""
+        """Return the number of steps up to the origin from which the features are computed."""
         return max(*self.lags, *self.rolling, self.season)
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """Forecasts of statistical models, which are fitted to the values of a series up to each origin.
 
-The models are those of statsforecast. A fit sees only the values up to its origin:
+The models are those of statsforecast. A fit uses only the values up to its origin:
 
 - a missing value between two known values is replaced by the value one season before it, or in the first season by the
   value before it;
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 
 # These models do not forecast the mean of the values, need Python objects as parameters, or draw random numbers.
 _UNSUITABLE = ("ARCH", "GARCH", "ConformalSeasonalPool", "NaNModel", "SklearnModel")
-# Origins of one series in a task of a process, and values and fits of the tasks that are in memory together.
+# Maximum number of origins of one series in a task of a process; maximum numbers of values and of fits in the tasks
+# that are in memory at the same time.
 _ORIGINS, _VALUES, _FITS = 16, 2_000_000, 4_000
-# Starting processes takes longer than fewer fits.
+# Fewer fits take less time than starting processes.
 _FEWEST_FITS = 200
 _SHORT = "fewer known values than two seasons"
 
@@ -300,7 +301,8 @@ def fit_part(part: Part, *, models: Sequence[StatisticalModel], season: int, hor
         last = int(part.numbers[known - 1])
         if last not in earlier:
             past = filled[: last - int(part.numbers[0]) + 1]
-            # The number of steps is always the same, so that a forecast does not depend on later origins.
+            # The number of forecast steps is the same for all origins, so that a forecast does not depend on later
+            # origins.
             steps = horizon + recent - 1
             earlier[last] = [_SHORT if known < 2 * season else _forecast(model, past, steps) for model in built]
         for n, whole in enumerate(earlier[last]):

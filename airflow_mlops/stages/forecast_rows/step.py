@@ -28,7 +28,7 @@ from airflow_mlops.stages.forecast_rows.history import History
 from airflow_mlops.stages.forecast_rows.spec import ORIGIN, STEP, ForecastRowsResult, ForecastRowsSpec
 from airflow_mlops.stages.forecast_rows.statistical import Forecasts
 
-# A history with fewer values per step has the wrong length of a step, and its rows would be almost all null.
+# With fewer values per step, the length of a step is probably wrong, and almost all values of the rows would be null.
 _FEWEST_VALUES = 0.01
 
 

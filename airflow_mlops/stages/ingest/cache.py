@@ -31,7 +31,7 @@ _ZONE = re.compile(r"tz=([^\],>\s]+)")
 def inputs(spec: IngestSpec, context: StepContext) -> dict[str, Any]:
     """Return the inputs of the ingestion: the files, and the columns of the neighbouring window.
 
-    URLs are compared without credentials, because the signature of a URL changes and the file does not.
+    URLs are compared without credentials, because the signature in the URL of an unchanged file can change.
 
     :raises NotCacheableError: the source is a query
     :raises MLOpsError: the files do not exist or cannot be listed
@@ -76,10 +76,10 @@ def _neighbour(spec: IngestSpec, context: StepContext) -> list[list[str]] | None
 
 
 def _zones(spec: IngestSpec) -> dict[str, str]:
-    """Return the hash of the file that defines each declared time zone. Updates of the operating system change it.
+    """Return the hash of the file that defines each declared time zone. The file changes with the operating system.
 
     The hash is empty for an offset such as ``+01:00``, and for a zone that only the package ``tzdata`` defines. The
-    version of this package is known.
+    cache compares the version of this package.
     """
     names = {name for kind in spec.types.values() for name in _ZONE.findall(kind)}
     places = {name: [Path(folder, name) for folder in zoneinfo.TZPATH] for name in sorted(names)}

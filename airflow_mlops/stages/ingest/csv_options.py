@@ -17,7 +17,7 @@ _Group = Annotated[
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """A list of texts. A single text is a list with one element, as in pandas."""
 
-# Options of pandas.read_csv that are not options here, and their replacement.
+# Options of pandas.read_csv that this package does not have, and their replacements.
 _ELSEWHERE = {
     "delimiter": "Write `sep`.",
     "usecols": "Use the parameter `columns`.",

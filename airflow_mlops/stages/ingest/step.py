@@ -128,7 +128,7 @@ def _compare(earlier: Manifest, types: ColumnTypes, found: pa.Schema, spec: Inge
     :param found: columns of the window that is ingested
     :raises SchemaError: a column disappeared or its type changed
     """
-    assert earlier.window is not None  # neighbouring_manifest() only finds datasets with a window
+    assert earlier.window is not None  # neighbouring_manifest() finds only datasets with a window.
     before = {column.name: column.type for column in earlier.columns}
     now = set(found.names)
     where = f"Dataset {spec.name!r} in the window {earlier.window.label}"

@@ -65,7 +65,7 @@ class Windows:
     def _read_schema(self, dataset: Dataset) -> pa.Schema:
         schema = dataset.schema
         for key in self._times:
-            # This raises an error for types that are not times, even in a window without rows.
+            # The conversion raises an error for types that are not times, even in a window without rows.
             as_utc(pa.array([], schema.field(key).type), self._time(key, dataset))
         return pa.schema([
             (name, UTC if name in self._times else schema.field(name).type) for name in self._columns

@@ -62,7 +62,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         missing = shard.claim("missing", lambda: missing)
     if missing:
         return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {missing}")
-    # If another shard was the first and has found the datasets, this shard now finds them as well.
+    # If the first shard has found the datasets, this shard now finds them as well.
     predictions, labels = found or _selected(spec, context, kept)
     _keep_apart(predictions, spec)
     join = Join(predictions, labels, spec, pseudonymizers(predictions, spec, context))
@@ -206,9 +206,9 @@ def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, 
 
 
 def _attributions(predictions: Sequence[Dataset]) -> dict[str, str]:
-    """Return how the attributions of the last version were made; empty without attributions.
+    """Return the method and the scale of the attributions of the last version; empty without attributions.
 
-    Only some of its predictions may have attributions. If they were made in several ways, all are named.
+    Only some of its predictions may have attributions. If the datasets have different methods or scales, all are named.
     """
     version = predictions[-1].manifest.details.get("model_version")
     known = [item.manifest.details for item in predictions if item.manifest.details.get("model_version") == version]

@@ -135,7 +135,7 @@ def _publish(
 
 
 class _Files:
-    """The states of the files that the step reads and writes. The cache detects by them if others write the files.
+    """The states of the files that the step reads and writes, which show the cache if another program writes the files.
 
     :param spec: parameters of the step
     :param views: names of the feature views to materialize
@@ -198,7 +198,8 @@ class _Online:
     """Writes chunks to the online store of a Feast project. Newer values are never replaced by older values.
 
     Feast itself writes the newest values of the materialized window, even if the online store contains newer values. If
-    an old window is materialized again, Feast therefore gets a window that ends at the newest materialized time.
+    an old window is materialized again, this class therefore passes Feast a window that ends at the newest materialized
+    time.
 
     :param store: the Feast project
     :param views: names of the feature views to materialize
@@ -260,7 +261,7 @@ class _Online:
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
         """Return the calls of Feast that materialize a chunk.
 
-        The keys are the start and end times of the calls. The values are the names of the feature views. One call
+        The keys are the start and end times of the calls, and the values are the names of the feature views. One call
         materializes all feature views with the same times.
         """
         calls: dict[tuple[datetime, datetime], list[str]] = {}

@@ -124,7 +124,7 @@ class Rows:
 
     :param older: the rows before the window
     :param current: the rows of the window
-    :param since_training: number of windows since the end of the champion's training data, this window included
+    :param since_training: number of windows since the end of the champion's training data, including this window
     :param groups: the number of the cluster of each row of the window, shape (n,); ``None`` for independent rows
     """
 
@@ -328,7 +328,8 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
 def half_life_of(trained: Dataset, contract: ModelContract) -> timedelta | None:
     """Return the half-life of the row weights by age; ``None`` if the training set does not weight its rows by age.
 
-    :raises UnmeasurableError: the weights decay, and a feature has the name of the column for the ages of the rows
+    :raises UnmeasurableError: the row weights decay, and a feature has the name of the column in which challengers
+        store the ages of the rows
     """
     weights = Decay.of(trained)
     if weights is not None and any(feature.name == AGE for feature in contract.features):
@@ -385,8 +386,8 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
 def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:
     """Return the older rows that challengers are fitted to, by number of windows (:data:`PASTS`).
 
-    If two numbers of windows select the same rows, the rows are returned only once, with the first of these numbers.
-    Of more than :data:`MAX_ROWS` rows, a random sample is returned.
+    If two numbers of windows select the same rows, the rows are returned only once, with the first of these numbers. If
+    there are more than :data:`MAX_ROWS` rows, a random sample of them is returned.
     """
     found: dict[int | None, pa.Table] = {}
     for past in PASTS:

@@ -37,7 +37,7 @@ def measured(check: Check, contract: ModelContract) -> NDArray[np.int64] | None:
 
 
 def of_scores(check: Check) -> Design | None:
-    """Return how much clusters widen an interval over the scored predictions, assuming equal errors within a cluster.
+    """Return how much clusters widen an interval of the scored predictions, if all errors within a cluster are equal.
 
     :return: ``None`` if rows are independent
     :raises SpecError: the predictions do not have the column ``policy.groups``

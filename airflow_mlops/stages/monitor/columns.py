@@ -123,7 +123,7 @@ def _unmeasured(changes: Mapping[str, SchemaChange], reference: Profile) -> list
 
 
 def _unmeasured_watched(current: Profile, reference: TrainingReference) -> list[Drift]:
-    """Return a finding for each watched column that was not measured. It has the reason, and no drift."""
+    """Return a finding for each watched column that was not measured. The finding has a reason instead of the drift."""
     changes, known = reference.watched_changes, reference.profile.watched
     note = "not measured: the profiles of the shards do not have it"
     left_out = [name for name in known.columns if name not in current.columns and name not in changes]

@@ -124,7 +124,8 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     try:
         columns, missing = metric_columns.read(check, contract, metric), None
     except metrics.UnmeasurableError as error:
-        # The metric itself is not measured then, but bias and coverage of intervals do not need the columns.
+        # The metric is not measured then. Bias and coverage of intervals do not need the columns, so they are still
+        # measured.
         columns, missing = {}, str(error)
     outcomes = replace(outcomes, columns=columns)
     if weights.values is not None:
@@ -157,7 +158,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
 
 
 def _remarks(outcomes: metrics.Outcomes) -> list[str]:
-    """Say which labelled rows are not measured, or count as errors."""
+    """Return remarks on labelled rows that are not measured, or that count as errors."""
     notes = []
     if outcomes.skipped:
         rows = counted(outcomes.skipped, "labelled row")
@@ -260,8 +261,8 @@ def estimated(
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
     if realised.performance is None and policy.metric is None and has_other_unit(contract) and not is_ranking(metric):
-        # Deviances and the metrics of forecasts need labels. A report shows realised and estimated performance by one metric, so
-        # another metric is estimated only if there is no realised performance.
+        # Deviances and the metrics of forecasts need labels. A report shows realised and estimated performance by one
+        # metric, so another metric is estimated only if there is no realised performance.
         metric = REALISED[contract.task][0]
     if judged is not None and judged.weight is not None:
         why = f"realised performance is weighted by column {judged.weight!r}, and estimates do not support row weights"

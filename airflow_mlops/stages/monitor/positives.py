@@ -19,9 +19,8 @@ from airflow_mlops.stages.monitor.check import Check
 def positive_rate(check: Check, reference: TrainingReference) -> PositiveRate | None:
     """Measure the share of the predictions that name the positive class.
 
-    The share changes with the scores and with the decision threshold. It raises no separate alarm, because the drift
-    test of the scores already raises an alarm with a stated false-alarm rate. The share shows the effect of a drift of
-    the scores on decisions.
+    The share depends on the scores and on the decision threshold. It shows the effect of score drift on decisions. It
+    raises no alarm of its own, because the drift test of the scores raises one, with a stated false-alarm rate.
 
     :param reference: the training reference of the version that made the predictions
     :return: ``None`` if the model is not binary, or if no score is a finite number

@@ -136,7 +136,8 @@ def _candidates(requested: Reference, check: Check) -> dict[Window, str]:
     while True:
         found, others_end = timeline.recent(count, check.window)
         chosen = earlier_windows.rolling(wanted, check.window, found)
-        # Windows are chosen by their ends, so windows that end before the chosen windows do not change the choice.
+        # The windows with the latest ends are chosen, so windows that end before the chosen windows do not change the
+        # choice.
         if others_end is None or (len(chosen) == wanted and chosen[0].end >= others_end):
             return found
         count *= 4

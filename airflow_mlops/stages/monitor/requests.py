@@ -32,7 +32,8 @@ def request_retraining(
     request; :func:`airflow_mlops.registry.requests.counted` defines which of them count.
 
     :param earlier: findings of earlier windows, ordered by time
-    :param ledger: the ledger of the model, which keeps the entries that it has read; by default it is read here
+    :param ledger: the ledger of the model, which caches the entries that it has read; by default the ledger is opened
+        here
     :param seen: number of entries in the ledger when the check began; by default the number of entries now
     :raises RegistryError: an entry of the ledger was changed or removed
     """

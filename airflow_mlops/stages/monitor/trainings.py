@@ -109,7 +109,7 @@ def other_trainers(
     """Return the trainers of the other candidates of the last decision, in the order of the candidates.
 
     The champion's trainer is left out. Trainers that differ only in their names, in the format of the stored model, or
-    in their class weights, count once. A trainer is also left out, and a note says why, if
+    in their class weights, count as one trainer. A trainer is also left out, and a note says why, if
 
     - there are :data:`MAX_OTHERS` others before it;
     - its challengers and those of the trainers before it are expected to take more than :data:`MAX_SECONDS` seconds.
@@ -120,7 +120,8 @@ def other_trainers(
     - it runs user code, needs a library that is not installed, starts from an earlier version, learns a ranking, or
       cannot be read.
 
-    Candidates that TrainOperator did not train have no trainer. Of more than ten candidates, the first ten are read.
+    Candidates that TrainOperator did not train have no trainer. If there are more than ten candidates, only the first
+    ten are read.
 
     :param present: the champion
     :param own: the champion's trainer
@@ -167,7 +168,7 @@ def _candidates(entries: Sequence[Entry], present: ModelVersionRef) -> list[Mode
 
 def _id(trainer: TrainerSpec) -> str:
     fields = trainer.model_dump(mode="json", exclude=_IRRELEVANT)
-    # Trainers that were recorded without this field keep their ids.
+    # Without this line, trainers that were recorded before this field existed would get other ids.
     if fields.get("group") is None:
         fields.pop("group", None)
     return fingerprint(fields)[:16]

@@ -14,7 +14,7 @@ class OutsideMovesSpec(Spec):
     """Parameters of a check whether the champion was changed in MLflow without this package.
 
     :param model: name of the registered model
-    :param noticed_by: what started the check, which the ledger records
+    :param noticed_by: the observer that started the check, which the ledger records: ``RegistryTrigger`` or ``webhook``
     """
 
     model: str = Field(min_length=1)

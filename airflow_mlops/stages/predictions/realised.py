@@ -32,8 +32,8 @@ def measured(
         versions, which do not name them, the default metric of the ML task is measured
     :param contract: contract of the version that made the predictions
     :param outcomes: the rows of this version
-    :return: the metrics, the most important first; and the coverage, which is ``None`` for models that do not predict a
-        quantile
+    :return: the metrics, the most important first; and the coverage of the quantile, ``None`` for models that do not
+        predict one
     """
     trained = predictions.details.get("metrics", [])
     names = headline_metrics(contract.task, trained, predictions.details.get("judged_by"))

@@ -14,8 +14,7 @@ class PromoteSpec(Spec):
     """Parameters of a promotion, which makes the winner of ``verdict`` the champion.
 
     :param verdict: the verdict of an evaluation
-    :param model: name of the registered model, which must be the model of the verdict; by default the model of the
-        verdict
+    :param model: name of the registered model; by default the model of the verdict. Any other name is refused
     :param needs_approval: whether a person must approve the promotion
     :param approval: a person's answer to the request for approval; ``None`` if approval was not requested
     """

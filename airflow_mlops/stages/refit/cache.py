@@ -28,7 +28,7 @@ from airflow_mlops.stages.train.recorded import training_spec
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Tags of a run of a refit.
+# Tags of the MLflow run of a refit.
 _RUN_TAGS = ("mlops.verdict", "mlops.identical_to")
 # Tags of a version that was fitted again.
 _VERSION_TAGS = (IDENTITY, REFIT_OF_TAG, JUDGED_RUN_TAG)

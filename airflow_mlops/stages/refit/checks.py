@@ -82,7 +82,7 @@ def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
     """Check that the refitted version is not significantly worse than the judged version on the held-out rows.
 
     The refitted version has seen these rows, so it should be better. The check fails if the one-sided upper 95%
-    confidence bound of the improvement is below 0, or the metric is a deviance that is undefined for a prediction.
+    confidence bound of the improvement is below 0, or if the metric is a deviance that is undefined for a prediction.
     """
     name = f"{metric.name} not worse on the held-out rows"
     if (wrong := undefined(metric.name, refitted)) is not None:

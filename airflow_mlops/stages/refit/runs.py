@@ -1,4 +1,4 @@
-"""What the MLflow run of a refit has in common with the run of the judged version."""
+"""The files and tags that the MLflow run of a refit shares with the run of the judged version."""
 
 from __future__ import annotations
 

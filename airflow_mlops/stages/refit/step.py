@@ -120,7 +120,7 @@ def _metric(verdict: Verdict, judged: _Judged) -> Metric:
     if is_custom(verdict.metric):
         # The verdict does not record whether larger values of a custom metric are better, so the default is used.
         return find_metric(default_metric(judged.model.contract))
-    # The verdict of a canary has the mean squared error, which orders models as its root does.
+    # The verdict of a canary has the mean squared error, which ranks models in the same order as its root.
     name = "rmse" if verdict.metric == "mse" else verdict.metric
     try:
         metric = find_metric(name)

@@ -130,7 +130,8 @@ def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef |
 def _before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
     """Return the version that was champion before ``now``; ``None`` if there was none.
 
-    If a person has moved the alias to ``now`` since the last entry, this is the champion that the ledger names last.
+    If a person has moved the alias to ``now`` since the last entry, the champion that the ledger names last is
+    returned.
     """
     last = last_champion(entries)
     if last is not None and last.version != now.version:
@@ -162,7 +163,7 @@ def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVer
 
     If the check is not possible, the rollback continues, because rollbacks also happen during outages.
 
-    :return: the reason why the check was not possible; empty if the check was possible
+    :return: the reason why the check was not possible; empty if the features were checked
     :raises RegistryError: Feast no longer has a feature. The error names all such features
     """
     try:

@@ -27,7 +27,7 @@ def with_attributions(
     :param explainer: computes the attributions
     :param private: names of hashed and dropped features, whose attributions are left out
     """
-    # It imports the libraries of models, which the executors of Spark lack.
+    # This module imports libraries of models, which the executors of Spark lack.
     from airflow_mlops.models.attributions import sorted_lists
 
     values, base = explainer.attribute(rows, found)

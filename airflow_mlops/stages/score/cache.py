@@ -42,7 +42,7 @@ def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
     version = version_of(spec, client)
     if version is None:
         raise NotCacheableError("there is no version to score with")
-    # As in the step: a person may name any version, but the champion must be promoted if signatures are required.
+    # As in the step, a person may name any version. The champion needs a signed promotion if signatures are required.
     if spec.version is None and spec.alias in (None, CHAMPION):
         require_promoted(context.store, version)
     folder = download_promoted(client, context.store, version)

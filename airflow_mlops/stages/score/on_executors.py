@@ -73,7 +73,7 @@ def score(
             context.spread("airflow_mlops.stages.score.on_executors:score_shard", arguments, missing, conn_ids)
     manifest = scoring.dataset_of_shards(shards)
     piece = shards.piece()
-    assert manifest is not None  # the step is the only one that commits the shards
+    assert manifest is not None  # only the step commits the shards
     assert piece is not None
     return manifest, piece.engine
 

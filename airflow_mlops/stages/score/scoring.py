@@ -214,8 +214,8 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
     """Return the names of the columns that are copied to the predictions.
 
     These columns are the keys, the event time and the features. Watched columns, the column of row weights, and the
-    columns that metrics name are also copied, if all datasets have them. If the manifest of the first dataset has no
-    entry for keys, all columns of this dataset are copied.
+    columns that metrics name are also copied, if all datasets have them. If the manifest of the first dataset names no
+    keys, all columns of this dataset are copied.
 
     :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
     """

@@ -105,7 +105,7 @@ class _Done(NamedTuple):
     :param manifest: manifest of the dataset of predictions; ``None`` if another shard writes the dataset
     :param rows: number of rows that this task scored
     :param engine: library that ran the model
-    :param seconds: time that the rows took
+    :param seconds: time to score the rows, in seconds
     :param shard: the shard, as a part of a sentence; empty if the task scores all rows
     """
 

@@ -120,7 +120,7 @@ class Record:
             self._client.set_tag(self.run_id, RESUMED_TAG, "true")
 
     def lose(self, run_id: str | None) -> None:
-        """End the MLflow run of a trial that did not finish, because its worker was interrupted or crashed.
+        """End the MLflow run of a trial whose worker was interrupted or crashed before the trial finished.
 
         :param run_id: id of the trial's MLflow run; ``None`` if the trial has no run
         """

@@ -19,7 +19,8 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.search.storage import database_errors, open_database, open_journal
 
-# Attributes of a trial: map index of its task, number of the repeated trial, id of its MLflow run, and its error.
+# Attributes of a trial: map index of its task, number of the trial that it repeats, id of its MLflow run, and its
+# error.
 TASK, ORIGIN, RUN, ERROR = "task", "origin", "run", "error"
 # Number of times that a trial is repeated after its worker crashed.
 _REPEATS = 1

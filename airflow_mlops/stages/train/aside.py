@@ -34,7 +34,7 @@ class SetAside:
     """Training rows that are set aside for one use.
 
     :param chosen: the rows that are set aside
-    :param source: how the rows were chosen, in words
+    :param source: how the rows were chosen, as text
     """
 
     chosen: Dataset
@@ -64,7 +64,7 @@ class Divided:
     :param fitted: the rows to fit the model to
     :param calibration: the rows to fit the calibration to; ``None`` without a calibration
     :param threshold: the rows to choose the threshold on; ``None`` if no threshold is chosen
-    :param interval: the rows to find the margin of prediction intervals on; ``None`` if no margin is found
+    :param interval: the rows to compute the margin of prediction intervals on; ``None`` without prediction intervals
     """
 
     fitted: Dataset

@@ -32,7 +32,7 @@ EXAMPLE_ROWS = 5
 _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
 
 
-# Reading a version parses the metadata of a package, and each candidate of a search needs the same versions.
+# The versions are cached: reading one parses the package's metadata, and all candidates of a search need the same ones.
 _version = cache(version)
 
 

@@ -28,7 +28,7 @@ class Content(Protocol):
 
     @property
     def table(self) -> pa.Table | Rows:
-        """Return all rows with at least the columns that determine the split: event time, label, group, target time."""
+        """Return all rows, with at least the columns for the split: event time, label, group and target time."""
 
     @property
     def refs(self) -> list[str]:
@@ -53,7 +53,7 @@ class Content(Protocol):
         """
 
     def committed(self, manifest: Manifest) -> None:
-        """Keep the files of the dataset that was committed. It may be an older one with the same rows."""
+        """Keep the files of the committed dataset, which may be an older dataset with the same rows."""
 
 
 class LocalContent:

@@ -268,11 +268,11 @@ def _sortable(kind: pa.DataType) -> pa.DataType:
 
 
 def with_numbers(events: Rows, names: Collection[str], whole: Collection[str] | None = None) -> Rows:
-    """Convert each decimal column to ``int64`` if all its values are whole and fit, otherwise to ``double``.
+    """Convert each decimal column to ``int64`` if its values are whole and fit into 64 bits, otherwise to ``double``.
 
     :param names: names of columns. Columns of other types stay as they are
-    :param whole: the decimal columns whose values are all whole and fit, if ``events`` are only a part of the events; by
-        default all values are read
+    :param whole: the decimal columns to convert to ``int64``, if ``events`` are only a part of all events; by default,
+        the values of ``events`` decide
     """
     for name in names:
         if name in events.column_names and pa.types.is_decimal(events.schema.field(name).type):

@@ -24,8 +24,8 @@ class Newer(Model):
 
     :param feature: name of the feature
     :param rows: number of such values
-    :param value: time of the first of them, in microseconds since 1970
-    :param event: time of its event, in microseconds since 1970
+    :param value: the first such value, in microseconds since 1970
+    :param event: event time of this row, in microseconds since 1970
     """
 
     feature: str

@@ -1,4 +1,4 @@
-"""What executors do for a training set, see :mod:`airflow_mlops.stages.training_set.spread`."""
+"""The functions that executors run for a training set, see :mod:`airflow_mlops.stages.training_set.spread`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def join_part(store: ArtifactStore, arguments: Mapping[str, Any], part: Sequence
 
     The file also has the ids of the rows.
 
-    :param part: number of the part, bounds of the range, and places of the events: number of the dataset, start and end
+    :param part: number of the part, bounds of the range, and positions of the events: number of the dataset, start and
+        end
     """
     number, bounds, places = part
     one = Round(store, JoinedPiece, arguments["group"], 0, number, arguments["parts"])

@@ -1,4 +1,4 @@
-"""What the step and its executors exchange about the parts of a training set."""
+"""The objects that the step and its executors exchange about the parts of a training set."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 
 class Survey(Model):
-    """What is known of the events of a part before they are sorted.
+    """The facts about the events of a part before they are sorted.
 
     :param seen: counts of the events
     :param whole: for each column of decimals, whether all values are whole and fit into 64 bits
@@ -85,7 +85,7 @@ def quantiles(times: Numbers) -> list[int]:
 
 
 def divided(blocks: Sequence[Block], count: int) -> list[Times]:
-    """Divide the time into at most ``count`` ranges with about equally many events. Equal times are in the same range."""
+    """Divide the time into at most ``count`` ranges with about equal numbers of events. Equal times stay together."""
     times = np.concatenate([np.array(block.times, np.int64) for block in blocks])
     weights = np.concatenate(
         [np.full(len(block.times), block.labelled / len(block.times)) for block in blocks if block.times]
@@ -100,7 +100,7 @@ def divided(blocks: Sequence[Block], count: int) -> list[Times]:
 class StoredRows:
     """Rows in files that no manifest lists.
 
-    :param name: name of the dataset that the files will become a part of
+    :param name: name of the dataset to which the files will belong
     :param written: the files, in the order of the rows
     :param schema: types of the columns
     """

@@ -60,9 +60,8 @@ class Split(Model):
         set has a window rule
     :param group: name of the group column; required for the method ``group``
     :param gap: for the method ``time``, length of a period that ends at the first row of ``test``. Rows in this period
-        are in no split part. The gap should be as long as the time after an event in which its label is decided.
-        Otherwise, the labels of the last rows of ``train`` depend on events during ``test``. By default, there is no
-        gap
+        are in no split part. The gap should be as long as the time from an event until its label is known. Otherwise,
+        the labels of the last rows of ``train`` depend on events during ``test``. By default, there is no gap
     :param windows: for the method ``time``, number of consecutive windows of equal length into which the time of ``test``
         is divided. Gates use all rows of ``test``, and an evaluation also measures each window. By default, ``test`` is
         not divided

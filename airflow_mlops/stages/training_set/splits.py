@@ -92,7 +92,8 @@ def _by_class(ids: Numbers, label: pa.ChunkedArray, split: Split) -> Numbers:
     """Return a mask of the held-out rows, shape (n,). The same share of each class is held out."""
     distinct, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     codes = row_ids(pa.table({"label": label}), ["label"])
-    # Rows with equal ids may have different labels. Their smallest code is used, so the order of rows does not matter.
+    # Rows with equal ids may have different labels. The smallest code of these labels is used, so the order of rows
+    # does not matter.
     classes = codes[first]
     np.minimum.at(classes, inverse, codes)
     held_out = np.zeros(len(distinct), bool)

@@ -1,9 +1,10 @@
 """Build a training set in parts that executors build at the same time, see :mod:`airflow_mlops.stages.executors`.
 
-The executors (:mod:`airflow_mlops.stages.training_set.on_executors`) first survey the events: their numbers, times and
-labels. The step then divides the time into ranges. For each range, an executor sorts its events and joins their features
-to a file that no manifest lists. All files together have the rows in the order of a single process. The step reads the
-ids, times and labels of all rows, checks them and decides the split. Executors then write the files of the split parts.
+The executors (:mod:`airflow_mlops.stages.training_set.on_executors`) first survey the events: they count them and
+summarise their times and labels. The step then divides the time into ranges. For each range, an executor sorts its
+events and joins their features to a file that no manifest lists. All files together have the rows in the order of a
+single process. The step reads the ids, times and labels of all rows, checks them and decides the split. Executors then
+write the files of the split parts.
 
 The parts are shards (:mod:`airflow_mlops.stages.shards`) of one task: only the first file of a part counts, and a retry
 runs only the parts that no earlier try has finished with the same events, features and split.
@@ -79,7 +80,7 @@ class Parts:
 
     :param spec: the spec, with the columns' own names
     :param context: context with a key that is not empty
-    :ivar kept: files that a dataset has
+    :ivar kept: files that belong to a dataset, which are not deleted
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Parts:
         self._ids = {"id": layout.identity}
         if split is not None and (columns := row_columns(split, layout.identity, layout.columns)) != layout.identity:
             self._ids["split_id"] = columns
-        # The names must differ from those of all columns.
+        # The names of the columns of ids must differ from the names of all other columns.
         self._ids = {_unused(name, layout.columns): columns for name, columns in self._ids.items()}
         self._original = {new: old for old, new in layout.renamed.items()}
 

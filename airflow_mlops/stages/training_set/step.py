@@ -188,7 +188,7 @@ def _checked_label(
     ids: Numbers,
     forecast: dict[str, Any] | None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Check the label, and that no feature alone predicts it.
+    """Check the label, and check that no single feature predicts it almost perfectly.
 
     :param labels: the label of each row; ``None`` without a label
     :param ids: id of each row
@@ -292,8 +292,9 @@ def _repeated(ids: Numbers, labels: pa.ChunkedArray) -> dict[str, int]:
     """Count the rows that repeat the keys and the event time of another row.
 
     :param ids: id of each row, from its keys and event time, shape (n,)
-    :return: ``rows`` is the number of these rows, without the first row of each id. ``labels`` is the number of
-        distinct labels that an id has beyond one, summed over the ids. Empty if no row is repeated
+    :return: ``rows`` is the number of these rows, without the first row of each id. ``labels`` is the number of labels
+        that differ from another label of the same id: the number of distinct labels minus 1, summed over the ids. Empty
+        if no row is repeated
     """
     order = np.argsort(ids, kind="stable")
     same = ids[order[1:]] == ids[order[:-1]]

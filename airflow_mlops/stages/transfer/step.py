@@ -45,7 +45,8 @@ def run(spec: TransferSpec, context: StepContext) -> TransferResult:
     ledger, received_in = Ledger(store, spec.model), Ledger(target_store, model)
     _refuse_one_ledger(ledger, received_in)
 
-    # MLflow reads the credentials from environment variables, so only the last server that was connected can be used.
+    # MLflow reads the credentials from environment variables, so only the last connected server can be used. Each
+    # server is therefore connected before it is used.
     client = connect(spec.mlflow, context.connection)
     source = look_up(client, spec.model, str(spec.version))
     key = f"transfers/{fingerprint([*source.ref.model_dump().values(), source.created, model])[:32]}"

@@ -1,4 +1,4 @@
-"""Record that an endpoint is removed. The operator deletes it afterwards, so that a retry completes the removal."""
+"""Record that an endpoint is removed. The operator then deletes the endpoint, so a retry completes the removal."""
 
 from __future__ import annotations
 

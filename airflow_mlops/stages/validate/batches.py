@@ -75,7 +75,7 @@ def run_in_batches(
     """
     suite = with_time_bounds(suite, rows.schema.empty_table())
     mark(suite.expectations)
-    # A session adds the suite to a project, which changes the expectations. They are therefore collected before.
+    # A session adds the suite to a project, which changes the expectations. They are therefore collected first.
     streamed = about_single_rows(suite)
     others = {number: one for number, one in enumerate(suite.expectations) if number not in streamed}
     sent = {}
@@ -141,7 +141,7 @@ def describe(streamed: Mapping[int, Any], schema: pa.Schema) -> dict[int, dict[s
     """
     found = {}
     for number, expectation in streamed.items():
-        # Great Expectations may find a column of another letter case.
+        # Great Expectations ignores the letter case of column names.
         known = {*columns_of(expectation)} <= {*schema.names}
         if known and (given := sent_expectations.describe(expectation, schema)) is not None:
             found[number] = given

@@ -20,7 +20,7 @@ from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
 
 _PARAMETER = "$PARAMETER"
-# Expectations about the results of queries, which read more than the validated rows.
+# Expectations about the results of queries. Queries can read more than the validated rows.
 _QUERIES = frozenset(
     {
         "unexpected_rows_expectation",

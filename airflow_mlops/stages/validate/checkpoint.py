@@ -321,7 +321,7 @@ def title(result: ExpectationValidationResult) -> str:
 
 
 def title_of(kind: str, kwargs: Mapping[str, Any]) -> str:
-    """Return the type and columns of an expectation, as :func:`title`.
+    """Return the type and columns of an expectation, in the format of :func:`title`.
 
     :param kind: type of the expectation
     :param kwargs: arguments of the expectation

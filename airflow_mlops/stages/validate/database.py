@@ -33,7 +33,7 @@ class Database:
     """The database of an Airflow connection, with one connection to it.
 
     In PostgreSQL, MySQL, MariaDB and SQLite, all queries run in one read-only transaction in UTC, so all expectations
-    see the same rows. Other databases have no such statement that they share, so the queries run as Great Expectations
+    see the same rows. There is no common statement for other databases, so their queries run as Great Expectations
     sends them.
 
     :param info: the connection
@@ -44,7 +44,7 @@ class Database:
 
     def __init__(self, info: ConnectionInfo) -> None:
         check_type(info)
-        # Great Expectations does not know MariaDB's own dialect, which is the same as MySQL's.
+        # Great Expectations does not support the name of MariaDB's dialect, which is the same as MySQL's.
         scheme = str(info.extra.get("sqlalchemy_scheme") or info.conn_type)
         if scheme.startswith(_MARIADB):
             scheme = f"mysql{scheme.removeprefix(_MARIADB)}"

@@ -33,7 +33,7 @@ class DividedRows(ABC):
 
     @property
     def firsts(self) -> list[int]:
-        """Return for each part the number of rows before it. :meth:`facts` is called before."""
+        """Return for each part the number of rows before it. :meth:`facts` must be called first."""
         return firsts(self._counts)
 
     def facts(self) -> dict[str, ColumnFacts]:
@@ -67,7 +67,7 @@ class DividedRows(ABC):
 
     @abstractmethod
     def split(self, failing: Failing, valid: DatasetWriter, quarantine: DatasetWriter) -> tuple[int, int]:
-        """Add the files with the valid and with the failing rows to the writers. :meth:`facts` is called before.
+        """Add the files with the valid and with the failing rows to the writers. :meth:`facts` must be called first.
 
         :param failing: function that returns the failing rows
         :return: numbers of valid and of failing rows, as of :func:`~.splitting.split`
@@ -97,10 +97,10 @@ def merged(rows: Rows, parts: Iterable[Mapping[str, ColumnFacts]]) -> dict[str, 
 
 
 def to_json(facts: Mapping[str, ColumnFacts]) -> dict[str, list[bool]]:
-    """Return facts as JSON values."""
+    """Convert facts to JSON values."""
     return {name: [fact.has_nulls, fact.is_exact] for name, fact in facts.items()}
 
 
 def from_json(facts: Mapping[str, Sequence[bool]]) -> dict[str, ColumnFacts]:
-    """Return the facts of :func:`to_json`."""
+    """Create facts from the JSON values of :func:`to_json`."""
     return {name: ColumnFacts(*fact) for name, fact in facts.items()}

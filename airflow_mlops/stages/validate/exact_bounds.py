@@ -13,7 +13,7 @@ from airflow_mlops.core.errors import SpecError
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
-# From here on, double precision does not hold every integer.
+# From this number on, double precision does not represent every integer.
 _LARGE = 2**53
 
 
@@ -71,9 +71,9 @@ class ExactBounds:
     def require_checked(self, expectations: Sequence[Expectation]) -> None:
         """Check that each large number was given when an expectation was created in the block of :meth:`checking`.
 
-        A module that was imported before may have created its expectations from integers that are no longer known.
+        A module that was imported earlier may have created its expectations from integers that are no longer known.
 
-        :raises SpecError: an expectation with another large number was created before
+        :raises SpecError: an expectation with a large number was created before the block, so it may have been rounded
         """
         for expectation in expectations:
             for number in _large(expectation):

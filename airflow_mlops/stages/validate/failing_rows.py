@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from great_expectations.core import ExpectationValidationResult
 
-# Metrics whose condition belongs to another query. The others have a condition on the columns of one row.
+# Metrics whose condition needs another query. The condition of any other metric needs only the columns of one row.
 _REPEATED = ("column_values.unique", "compound_columns.unique")
 _FLAG, _REPEATS = "mlops_failed", "mlops_repeats"
 
@@ -175,7 +175,7 @@ def _query(validation: Validation, reasons: Sequence[_Reason]) -> str:
     ]
     flags = [sa.case((condition, 1), else_=0).label(f"{_FLAG}_{number}") for number, condition in enumerate(conditions)]
     query = sa.select(*columns, *flags).select_from(rows).where(sa.or_(*conditions))
-    # In this style of parameters, `%` is not doubled. The query has no parameters.
+    # The style "named" does not double each `%`. The query has no parameters.
     dialect = copy(validation.relation.database.engine.dialect)
     dialect.paramstyle, dialect.positional = "named", False
     dialect.identifier_preparer = dialect.preparer(dialect)

@@ -32,7 +32,7 @@ def countable(value: Any) -> Any:
 
 
 def is_met(counts: Mapping[str, int], mostly: float) -> bool:
-    """Return whether so few rows are unexpected that the expectation passes, as Great Expectations decides it.
+    """Return whether the expectation passes by the rule of Great Expectations: few enough rows are unexpected.
 
     :param counts: numbers of rows, see :func:`counts_of`
     :param mostly: smallest share of the rows, without missing values, that must meet the expectation, 0 to 1
@@ -83,13 +83,13 @@ class Merged:
                 self._frequencies = None
 
     def follow(self, result: ExpectationValidationResult) -> None:
-        """Take the form of a result whose rows are added with :meth:`add_part`."""
+        """Use ``result`` as the template of the merged result. The rows are added with :meth:`add_part`."""
         self._last = result
         if "unexpected_index_list" not in result.result:
             self.failure = result
 
     def add_part(self, part: Part, values: Sequence[Any], first_row: int) -> None:
-        """Add what an executor has found in a part of the rows. :meth:`follow` is called before.
+        """Add what an executor has found in a part of the rows. :meth:`follow` must be called first.
 
         :param values: the unexpected values of ``part.sample``
         :param first_row: number of rows in earlier parts
@@ -152,7 +152,7 @@ class Merged:
                 common = sorted(self._frequencies.most_common(SHOWN), key=lambda item: (-item[1], item[0]))
                 merged["partial_unexpected_counts"] = [{"value": value, "count": count} for value, count in common]
         except TypeError:
-            # The values have no order. Great Expectations leaves them out, too.
+            # The values cannot be sorted. Great Expectations leaves them out, too.
             pass
         # outcome() treats a result with this list as the result of an expectation about rows.
         merged |= {"partial_unexpected_index_list": first, "unexpected_index_list": first}

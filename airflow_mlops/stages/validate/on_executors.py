@@ -1,4 +1,4 @@
-"""What executors do in a validation, see :mod:`airflow_mlops.stages.validate.spread`."""
+"""The functions that executors run in a validation, see :mod:`airflow_mlops.stages.validate.spread`."""
 
 from __future__ import annotations
 

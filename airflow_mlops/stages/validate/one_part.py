@@ -77,7 +77,7 @@ def write(
 
     :param failing: the failing rows of the part, from :func:`~.splitting.failing_rows`
     :param names: names of the datasets of the valid and of the failing rows
-    :param rounds: places of the valid and of the failing rows, from :func:`~.splitting.rounds_of`
+    :param rounds: rounds that store the valid and the failing rows, from :func:`~.splitting.rounds_of`
     :param part: number of the part, from 0
     :param parts: number of parts
     :return: the files of the valid and of the failing rows. If an earlier try has written them, they are those of the

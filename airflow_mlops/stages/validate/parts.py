@@ -1,4 +1,4 @@
-"""What an executor finds for one expectation about single rows in a part of the rows.
+"""The result of one expectation about single rows for a part of the rows, which an executor returns.
 
 The Data Docs show unexpected values. An executor sends the rows that contain them as an Arrow table, from which the step
 makes a DataFrame. The values therefore have the same Python types as on the worker.
@@ -38,7 +38,7 @@ class Part:
     repeats: NDArray[np.int64] | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the part as JSON values."""
+        """Convert the part to JSON values."""
         return {
             "failure": self.failure,
             "counts": self.counts,
@@ -50,7 +50,7 @@ class Part:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Part:
-        """Return the part of :meth:`to_json`."""
+        """Create a part from the JSON values of :meth:`to_json`."""
         repeats = None if found["repeats"] is None else unpack(found["repeats"])["rows"].to_numpy()
         rows, sample = unpack(found["rows"])["row"].to_numpy(), unpack(found["sample"])
         return cls(found["failure"], found["counts"], rows, sample, found["shown"], repeats)
@@ -65,5 +65,5 @@ def pack(table: pa.Table) -> str:
 
 
 def unpack(text: str) -> pa.Table:
-    """Return the table of :func:`pack`."""
+    """Create a table from the text of :func:`pack`."""
     return pa.ipc.open_stream(base64.b64decode(text)).read_all()

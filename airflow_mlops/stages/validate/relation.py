@@ -42,7 +42,7 @@ class Relation:
     @property
     def text(self) -> str:
         """Return the query for ``sqlalchemy.text``, which would read ``:name`` as a parameter."""
-        # The line break ends a comment that the last line of the query may contain.
+        # If the last line of the query contains a comment, the line break ends the comment.
         return self.sql.replace(":", "\\:") + "\n"
 
     def rows(self) -> sa.Subquery:

@@ -47,7 +47,7 @@ class Rows:
 
     @property
     def batch_count(self) -> int:
-        """Return the number of batches. Of a dataset of which only a window is selected, some may have no rows."""
+        """Return the number of batches. If only a window of a dataset is selected, some batches may have no rows."""
         return len(row_spans.pieces(self.datasets, self.batch_rows, 0, 1))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -74,7 +74,7 @@ class Rows:
         first = 0
         for spans in row_spans.pieces(self.datasets, self.batch_rows, part, parts):
             table = pa.Table.from_batches(self._read(None, self.schema, spans), self.schema)
-            # Of a dataset of which only a window is selected, a piece may have no rows.
+            # If only a window of a dataset is selected, a piece may have no rows.
             if table.num_rows:
                 yield first, table
                 first += table.num_rows

@@ -125,8 +125,8 @@ class ExpectationOutcome(Model):
 class ValidateResult(Result):
     """Result of a validation.
 
-    With ``shards``, the shard that completes the validation has the result. All other shards have neither a dataset nor
-    outcomes.
+    With ``shards``, the shard that completes the validation returns the whole result. The results of all other shards
+    have neither a dataset nor outcomes.
 
     :param dataset: dataset for downstream tasks: with ``on_failure="quarantine"`` the dataset ``NAME_valid``, otherwise
         the validated dataset, or a list if several datasets were validated; ``None`` if a database was validated, or

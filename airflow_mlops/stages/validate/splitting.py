@@ -16,8 +16,8 @@ from airflow_mlops.stages.shards import Piece, Round
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# For the number of the first row and a number of rows: whether each row fails, and for each failing row the names of
-# the failed expectations as one text.
+# A function of the number of the first row and the number of rows. It returns whether each row fails, and for each
+# failing row the names of the failed expectations as one text.
 Failing: TypeAlias = "Callable[[int, int], tuple[NDArray[np.bool_], pa.Array]]"
 _VALID, _FAILING = "valid", "failing"
 
@@ -69,7 +69,7 @@ def failing_in(found: pa.Table) -> Failing:
 
 
 def rounds_of(store: ArtifactStore, group: str, number: int, parts: int) -> tuple[Round[Piece], Round[Piece]]:
-    """Return the places of the valid and of the failing rows of a part.
+    """Return the rounds that store the valid and the failing rows of a part.
 
     :param group: folder of the parts
     :param number: number of the part, from 0

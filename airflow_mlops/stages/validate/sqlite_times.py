@@ -32,7 +32,7 @@ def mark_bounds(arguments: MutableMapping[str, Any]) -> None:
     is_last = {"min_value": bool(arguments.get("strict_min")), "max_value": not arguments.get("strict_max")}
     for name, last in is_last.items():
         if isinstance(value := arguments.get(name), datetime):
-            # A UTC time has no other use for this attribute.
+            # This attribute (``fold``) has no meaning for a UTC time.
             arguments[name] = value.replace(fold=int(last))
 
 

@@ -101,7 +101,7 @@ def expectation_of(given: dict[str, Any], what: str) -> Any:
         require_exact(given["kwargs"], expectation, what)
         return expectation
     except ValueError as error:
-        # pydantic lists one problem for each type that the bound could have.
+        # pydantic reports one problem for each type that the bound could have.
         found = [item["loc"][0] for item in error.errors()] if hasattr(error, "errors") else []
         if bounds := [name for name in found if name in ("min_value", "max_value")]:
             value = given["kwargs"][bounds[0]]

@@ -68,7 +68,7 @@ class EndpointApi:
         return self._request("PATCH", _path(manifest), query, headers, manifest)
 
     def delete(self, manifest: Json) -> None:
-        """Delete an object. Its pods are deleted first. If the object does not exist, nothing is done."""
+        """Delete an object, after its pods. If the object does not exist, nothing is done."""
         self._unless_absent("DELETE", _path(manifest), [("propagationPolicy", "Foreground")])
 
     def pods(self, template: str | None = None) -> list[Json]:

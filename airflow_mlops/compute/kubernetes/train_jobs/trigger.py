@@ -97,7 +97,7 @@ class TrainJobTrigger(BaseTrigger):
 
     @retry
     async def _read(self) -> tuple[Json | None, list[Json]]:
-        """Read the TrainJob and its pods. The TrainJob is ``None`` if it was deleted."""
+        """Read the TrainJob and its pods. The returned TrainJob is ``None`` if it was deleted."""
         async with self._hook().get_conn() as connection:
             try:
                 job = await client.CustomObjectsApi(connection).get_namespaced_custom_object(

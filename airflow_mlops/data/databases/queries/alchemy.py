@@ -85,7 +85,7 @@ class AlchemyQuery(Query):
         result = connection.execute(clause(sql), parameters, execution_options=streamed)
         names = list(result.keys())
         self.check_names(pa.schema([(name, pa.null()) for name in names]))
-        # In SQLite the values have types, but the columns do not.
+        # In SQLite, values have types, but columns do not.
         earlier = types.earlier if dialect == "sqlite" else {}
         for rows in result.partitions(BATCH_ROWS):
             if postgres:

@@ -120,7 +120,7 @@ class PostgresColumns:
             for column in self._columns
         ]
         columns += [f"array_ndims({quoted(column.name)}) AS {_DIMENSIONS}_{i}" for i, column in enumerate(self._arrays)]
-        # The line break ends a comment that the last line of the query may contain.
+        # If the last line of the query contains a comment, the line break ends the comment.
         return f"SELECT {', '.join(columns)} FROM (\n{sql}\n) AS mlops_query"  # noqa: S608
 
     def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def find(store: FeatureStore) -> Warehouse | None:
-    """Return the warehouse of a repository; ``None`` if events can only be sent to its offline store in pandas."""
+    """Return the warehouse of a repository; ``None`` if its offline store accepts events only as a pandas DataFrame."""
     kind = store.config.offline_store.type
     if kind == "postgres":
         from airflow_mlops.data.feast.warehouse.postgres import PostgresWarehouse

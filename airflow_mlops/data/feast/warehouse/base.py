@@ -1,4 +1,4 @@
-"""What a warehouse does: join the rows of one feature view to a stream of events."""
+"""The interface of a warehouse, which joins the rows of one feature view to a stream of events."""
 
 from __future__ import annotations
 

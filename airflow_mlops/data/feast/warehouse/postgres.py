@@ -95,8 +95,9 @@ class PostgresWarehouse(Warehouse):
     def _sql(self, view: SqlView, events: Events) -> str:
         """Return the SQL of Feast's join, on the temporary table.
 
-        Feast runs the query of the events in own sessions, to learn its columns and its range of times. These sessions do
-        not see the temporary table, so Feast gets a query of two rows, which is replaced in the SQL of the join.
+        Feast runs the query of the events in sessions of its own, to determine its columns and its range of times.
+        These sessions do not see the temporary table, so Feast gets a query of two rows, which is replaced in the SQL
+        of the join.
         """
         from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import EntitySelectMode
 
@@ -111,7 +112,7 @@ class PostgresWarehouse(Warehouse):
         provider: Any = self._store.provider
         with feast_repo.quietly(), feast_repo.locked(self._store, shared=True):
             job = provider.offline_store.get_historical_features(
-                # Feast's store reads nothing else of the configuration.
+                # Feast's store reads no other part of the configuration.
                 config=SimpleNamespace(offline_store=config),
                 feature_views=[view.view],
                 feature_refs=view.refs,

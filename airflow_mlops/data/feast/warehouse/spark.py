@@ -35,7 +35,7 @@ _SETTINGS = {
 _PREFIX, _STAMP = "mlops_events_", "%Y%m%dT%H%M%S"
 _ABANDONED = timedelta(days=7)
 _MARGIN = timedelta(days=1)
-# Numbers of the events that only widen the range of times.
+# Numbers of the two additional events that only widen the range of times.
 _OUTSIDE = -1
 
 
@@ -119,7 +119,7 @@ class SparkWarehouse(Warehouse):
         try:
             yield folder
         finally:
-            # The folder is deleted later if this fails, and an earlier error is more important.
+            # If this fails, the folder is deleted later. An error here must not hide an earlier error.
             with suppress(OSError):
                 fs.rm(folder.path, recursive=True)
 

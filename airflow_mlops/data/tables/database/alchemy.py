@@ -31,7 +31,7 @@ class AlchemyTable(Table):
         try:
             with engine.connect() as self._connection:
                 if self.database == "mysql":
-                    # Otherwise long text could be cut off, and large numbers replaced, without an error.
+                    # In another mode, long text could be cut off, and large numbers replaced, without an error.
                     self._connection.execute(text("SET SESSION sql_mode = 'STRICT_ALL_TABLES'"))
                     lock = {"schema": self.schema or None, "name": self.table, "seconds": _SECONDS}
                     if self._connection.scalar(text(_MYSQL_LOCK), lock) != 1:
@@ -76,7 +76,7 @@ class AlchemyTable(Table):
 
     def _execute(self, statement: str) -> None:
         try:
-            # Without parameters, so that a driver does not look for placeholders in the names.
+            # The statement has no parameters, so that a driver does not look for placeholders in the names.
             self._connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             self._connection.commit()
         except self._driver_errors():

@@ -1,4 +1,4 @@
-"""How the object store of a Delta table is reached with an Airflow connection."""
+"""Convert an Airflow connection to the settings with which ``deltalake`` accesses an object store."""
 
 from __future__ import annotations
 

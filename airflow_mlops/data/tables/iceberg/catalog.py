@@ -1,4 +1,4 @@
-"""How the catalog of an Iceberg table is reached with an Airflow connection."""
+"""Convert an Airflow connection to the settings with which PyIceberg accesses a catalog."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class _Follower:
 def _losses(metrics: Mapping[str, Sequence[float]]) -> list[float]:
     ndcg = next((values for name, values in metrics.items() if name.startswith("NDCG")), None)
     if ndcg is not None:
-        # The metric of rankings is from 0 to 1, and higher values are better.
+        # The metric of rankings lies between 0 and 1, and higher values are better, so it is converted to a loss.
         return [1 - value for value in ndcg]
     (losses,) = (list(values) for values in metrics.values())
     return losses
@@ -184,7 +184,7 @@ def _inputs(catboost: Any, matrix: NDArray[np.float32], encoding: Encoding) -> A
         categories = np.empty((len(matrix), len(texts)), dtype=object)
         for column, place in enumerate(texts):
             size = len(encoding.vocabularies[encoding.features[place].name])
-            # A text without a code has the code after the last one.
+            # A text without a code gets the number after the last code.
             names = np.array([str(code).encode() for code in range(size + 1)], dtype=object)
             categories[:, column] = names[np.nan_to_num(matrix[:, place], nan=size).astype(np.int64)]
     return catboost.FeaturesData(num_feature_data=numbers, cat_feature_data=categories)

@@ -97,7 +97,7 @@ def train(job: Job) -> LightGBMModel:
         losses = environment.evaluation_result_list
         loss = float(losses[0][2]) if losses else None
         if loss is not None and losses[0][3]:
-            # NDCG is from 0 to 1, and higher values are better.
+            # NDCG lies between 0 and 1, and higher values are better, so it is converted to a loss.
             loss = 1 - loss
         if progress.after(loss, lambda: environment.model.model_to_string().encode()):
             raise lightgbm.callback.EarlyStopException(environment.iteration, losses)

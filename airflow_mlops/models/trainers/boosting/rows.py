@@ -48,8 +48,7 @@ class Rows:
 
     :param chunks: the unencoded rows
     :param encoding: the encoding of the features
-    :param chosen: whether each of the n rows of all chunks is chosen, that is, one of the training or validation rows,
-        shape (n,)
+    :param chosen: whether each of the n rows of all chunks belongs to these training or validation rows, shape (n,)
     :param labels: class indices of all n rows, or their values for a regression, shape (n,)
     :param weights: weight of each of the n rows, shape (n,); ``None`` if all rows have the same weight
     :ivar groups: code of the group of each chosen row of a ranking, ascending, shape (number of chosen rows,); ``None``
@@ -138,7 +137,7 @@ def numbered(data: TrainingData) -> NDArray[np.float64]:
     """
     if data.task == "regression":
         return np.asarray(data.labels, np.float64)
-    import pandas as pd  # slow to import
+    import pandas as pd  # imported here, because the import is slow
 
     codes: NDArray[Any] = np.asarray(pd.Categorical(data.labels, categories=data.classes).codes)
     if (codes < 0).any():

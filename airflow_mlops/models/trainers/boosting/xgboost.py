@@ -77,7 +77,7 @@ def train(job: Job) -> XGBoostModel:
         # A resumed training then draws the same random numbers as an uninterrupted training.
         "seed_per_iteration": True,
         "disable_default_eval_metric": job.held_out is None,
-        # rank:pairwise would measure MAP, which needs labels of 0 and 1.
+        # By default, rank:pairwise measures MAP, which needs labels of 0 and 1.
         **({"eval_metric": "ndcg@10"} if job.rows.groups is not None else {}),
     }
     progress = job.progress
@@ -106,7 +106,7 @@ def train(job: Job) -> XGBoostModel:
                 booster.update(rows, place)
                 loss = float(booster.eval_set(evals, place).rpartition(":")[2]) if evals else None
                 if loss is not None and job.rows.groups is not None:
-                    # NDCG is from 0 to 1, and higher values are better.
+                    # NDCG lies between 0 and 1, and higher values are better, so it is converted to a loss.
                     loss = 1 - loss
                 if progress.after(loss, lambda: bytes(booster.save_raw("ubj"))):
                     break

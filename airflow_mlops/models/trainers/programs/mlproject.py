@@ -21,7 +21,7 @@ def main() -> int:
     end_with_parent()
     settings = json.loads(Path(sys.argv[1]).read_text())
     if settings["env_manager"] != "local":
-        # The packages of the step would take precedence over those of the environment.
+        # Otherwise, the packages of the step would take precedence over those of the project's environment.
         os.environ.pop("PYTHONPATH", None)
     try:
         mlflow.projects.run(**settings, backend="local", synchronous=True)

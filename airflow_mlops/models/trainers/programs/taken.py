@@ -1,6 +1,6 @@
 """Load the model that a program has logged to MLflow.
 
-Loading a pickle runs code that is stored in it. Pickled models are refused, unless the trainer has
+Loading a pickle file runs code that the file contains. Pickled models are refused, unless the trainer has
 ``serialization="cloudpickle"``.
 """
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-# MLflow's store in files needs no database, which takes ten seconds to create. MLflow 3.17 needs consent for it.
+# MLflow's file store needs no database, which would take ten seconds to create. MLflow 3.17 allows the file store only
+# if this variable is set.
 _CONSENT = "MLFLOW_ALLOW_FILE_STORE"
 
 
@@ -56,7 +57,7 @@ class TemporaryTracking:
                 logged
                 for experiment in experiments
                 for logged in client.search_logged_models([experiment.experiment_id])
-                # MLflow keeps the models whose logging failed.
+                # MLflow keeps models whose logging has failed.
                 if logged.status != "FAILED"
             ]
             if len(found) != 1:

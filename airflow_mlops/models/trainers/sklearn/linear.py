@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FILE = "linear.json"
 
-# The link of each supported estimator. Subclasses may predict otherwise, so they are not supported.
+# The link of each supported estimator. Subclasses may predict in another way, so they are not supported.
 _LINKS: dict[str, Link] = {
     **dict.fromkeys(("LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV"), "identity"),
     **dict.fromkeys(("ElasticNet", "ElasticNetCV", "HuberRegressor", "BayesianRidge", "SGDRegressor"), "identity"),

@@ -66,7 +66,7 @@ class XGBoostTrainerSpec(BoostingTrainerSpec):
 
     @model_validator(mode="after")
     def _check_quantile(self) -> XGBoostTrainerSpec:
-        # Text may still be a template, and the quantile may be searched.
+        # A text may still be a template, and a search may choose the quantile.
         if isinstance(self.params.get("quantile_alpha"), list | tuple):
             only_quantile(self.params["quantile_alpha"])
         return self

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from airflow_mlops.models.trainers.spec.base import ImportPath, TrainerSpec
 
-# The parameters that a notebook or a project gets in addition to its own.
+# The parameters that a training passes to a notebook or a project in addition to the user's parameters.
 PROGRAM_PARAMETERS = ("train_path", "validation_path", "contract", "seed", "sample_weight")
 
 

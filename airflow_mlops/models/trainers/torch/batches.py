@@ -132,7 +132,7 @@ class Batches:
 
     def _cached(self, group: int, read: Future[Batch], *, validation: bool) -> Batch:
         batch = read.result()
-        # Only one thread changes the cache.
+        # Only this thread changes the cache.
         if batch.nbytes + sum(item.nbytes for item in self._cache.values()) <= CACHE_BYTES:
             self._cache.setdefault((group, validation), batch)
         return batch

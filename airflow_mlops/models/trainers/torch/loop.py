@@ -244,7 +244,7 @@ class Loop:
         inputs = [self._tensor(values) for values in batch.inputs]
         with torch.autocast(self.device.type, _TYPES.get(self.spec.precision), self.spec.precision in _TYPES):
             found = network(*inputs)
-        # The loss sums many small numbers, which needs full precision.
+        # The loss is a sum of many small numbers, so it is computed in full precision.
         found = found.float()
         regression = self.task.reader.task == "regression"
         answers, labels = found[:, 0] if regression else found, self._tensor(batch.labels)

@@ -22,7 +22,7 @@ class TabularNetwork(nn.Module):
         self, numbers: int, texts: Sequence[int], outputs: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.1
     ) -> None:
         super().__init__()
-        # A common rule of thumb for the width of an embedding.
+        # The width of an embedding follows a common rule of thumb.
         widths = [min(50, round(1.6 * count**0.56)) for count in texts]
         self.embeddings = nn.ModuleList(nn.Embedding(count, width) for count, width in zip(texts, widths, strict=True))
         layers: list[nn.Module] = []

@@ -108,7 +108,7 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
             [*command, str(file)],
             env={
                 "OMP_NUM_THREADS": threads,
-                # What a user's network prints is in the log at once.
+                # The output of a user's network then appears in the log immediately.
                 "PYTHONUNBUFFERED": "1",
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -172,7 +172,7 @@ class _Messages:
         if not self._open:
             return
         self._open = False
-        # Only a new connection ends the blocking accept().
+        # accept() blocks until a connection is made, so a new connection ends it.
         with suppress(OSError), Client(self.address, "AF_UNIX"):
             pass
         for thread in self._threads:

@@ -28,7 +28,8 @@ class Row(NamedTuple):
     :param loss: mean loss, with the difference from the oracle's mean loss
     :param trainings: number of trainings
     :param comparisons: number of windows in which challengers were trained and compared
-    :param false_asks: text with two numbers: trainings that did not help, and trainings that later windows judged
+    :param false_asks: text with two numbers: trainings that did not help, and trainings of which later windows show
+        whether they helped
     """
 
     name: str

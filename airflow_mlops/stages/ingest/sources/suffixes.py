@@ -61,7 +61,7 @@ def has_tabs(file: OpenFile) -> bool:
 def _names(file: OpenFile) -> Iterator[str]:
     """Yield the names of a file in lower case, without the suffix of a compression.
 
-    The only file in an archive has two names: the name of the archive and its own name.
+    If an archive contains a single file, its own name and the name of the archive are yielded.
     """
     names = [str(file.path)]
     if isinstance(file, ArchiveMember):

@@ -7,7 +7,7 @@ A sample of that window is the reference. What happens to a stored reference:
   the window replaces the reference.
 - The file cannot be read: nothing is compared or replaced until a person restores or deletes the file.
 
-Notes of the report and the log say each of these.
+A note in the report and a log line state each of these.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _unsuitable(part: Check, sample: Sample, rows: int, least: int, origins: Seq
     if part.version is not None and any(
         item.manifest.details.get("model_version") != part.version for item in part.datasets
     ):
-        # A joined dataset of several versions records how the attributions of its last version were made.
+        # A joined dataset of several versions records the method and the scale of its last version's attributions.
         return "the dataset does not record how the attributions of this version were made"
     if rows < part.policy.min_rows:
         return f"{counted(rows, 'row')} with attributions, {part.policy.min_rows:,} are needed"
@@ -135,7 +135,7 @@ def _unit(check: Check) -> str:
 
 
 def _origins(check: Check, training: TrainingReference) -> list[Origin]:
-    """Return the different origins of the attributions in the datasets of a check."""
+    """Return the distinct origins of the attributions in the datasets of a check."""
     names = {feature.name for feature in training.contract.features}
     found: list[Origin] = []
     for item in (item for item in check.datasets if item.rows):

@@ -15,7 +15,7 @@ from airflow_mlops.drift.attributions import Sample
 
 
 class Origin(Model):
-    """How attributions were made and sampled. Only attributions of the same origin are compared.
+    """How attributions were computed and sampled. Only attributions of the same origin are compared.
 
     :param run_id: id of the MLflow run of the version
     :param scale: detail ``attribution_scale`` of the predictions; ``None`` without this detail
@@ -31,7 +31,7 @@ class Origin(Model):
     groups: str | None = Field(title="`groups`")
 
     def changes(self, now: Origin) -> list[str]:
-        """Return a clause for each field in which ``now`` differs."""
+        """Return a clause for each field whose value differs in ``now``."""
         return [
             f"{field.title} changed from {_text(before)} to {_text(after)}"
             for name, field in Origin.model_fields.items()
@@ -40,7 +40,7 @@ class Origin(Model):
 
 
 class About(Model):
-    """What is stored with the numbers of a reference.
+    """The description that is stored with the numbers of a reference.
 
     :param window: the window of the sample
     :param version: number of the version
@@ -91,7 +91,7 @@ def read(store: ArtifactStore, key: str) -> Reference | None:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             about, sums = About.model_validate(json.loads(file["about"].tobytes())), file["sums"].astype(float)
-    except Exception as error:  # of zipfile, zlib, NumPy, JSON or pydantic
+    except Exception as error:  # an error of zipfile, zlib, NumPy, JSON or pydantic
         raise DamagedReferenceError(type(error).__name__) from error
     if sums.ndim != 2 or sums.shape[1] != len(about.features) or not np.isfinite(sums).all():
         raise DamagedReferenceError("its numbers do not match its features")

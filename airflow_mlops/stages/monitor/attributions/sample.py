@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNITS = 1_000
 """Largest number of sampled rows, or of sampled clusters."""
 
-# Each row has a text and a number for each feature.
+# Small batches limit the memory, because each row has a text and a number for each feature.
 _BATCH_ROWS = 1_024
 
 

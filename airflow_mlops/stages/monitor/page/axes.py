@@ -35,7 +35,8 @@ class Axes(NamedTuple):
         :param values: at least one value
         :param windows: number of windows
         """
-        # A fixed margin would vanish next to a large value.
+        # If all values are equal, the margin grows with the value: a fixed margin would be invisible next to a large
+        # value.
         margin = (max(values) - min(values)) * 0.08 or 0.01 * max(1.0, abs(values[0]))
         return cls(min(values) - margin, max(values) + margin, (WIDTH - LEFT - RIGHT) / windows)
 

@@ -12,7 +12,7 @@ from airflow_mlops.policy.findings import Decision
 # People with any kind of colour blindness can distinguish Okabe and Ito's colours. Shapes and words show the same
 # information.
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#6b7280"
-# Colours that style.css sets. They are light on a dark page.
+# Colours that style.css sets, which differ between a light and a dark page.
 TEXT, SLATE, LINE, PAGE = "var(--text)", "var(--slate)", "var(--line)", "var(--page)"
 
 

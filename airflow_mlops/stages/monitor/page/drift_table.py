@@ -89,7 +89,7 @@ class FeatureSection:
 
     :param tests: sentences about the number of tests and the thresholds of the tests
     :param order: the end of a sentence that explains the order of the rows
-    :param deciding: sentences about what the tests do, for each test that decided about a row of the table
+    :param deciding: sentences that explain each test that decided about a row of the table
     :param when: the reference as the end of a phrase, such as ``at training``
     :param more: number of plots if only the first columns are plotted; ``None`` if all columns are plotted
     """

@@ -30,9 +30,9 @@ from airflow_mlops.stages.ingest.sources.suffixes import has_tabs
 # Parsing a block takes about a millisecond per column. Blocks of files with many columns are therefore larger, up to
 # 16 MB.
 _COLUMNS_PER_CHUNK, _MOST_CHUNKS = 2000, 4
-# Number of lines that messages and the manifest name.
+# Maximum number of lines that messages and the manifest name.
 _MOST_LINES = 10
-# A row of a single value may be equal to the header by chance.
+# A row of a single value may equal the header by chance.
 _FEWEST_NAMES = 2
 _CELL = re.compile(
     r"In CSV column #(\d+): Row #(\d+): (?:CSV conversion error to .+?: )?(?:invalid value '(.*)'|(.*))", re.DOTALL
@@ -186,7 +186,7 @@ class _Reader:
         unnamed = [str(number) for number, name in enumerate(names, 1) if not name]
         if unnamed and self._file.spec.columns is None:
             which, have = ("Column", "has") if len(unnamed) == 1 else ("Columns", "have")
-            # R and pandas write the numbers of the rows without a name.
+            # R and pandas write row numbers as a column without a name.
             complete = [name or f"column_{number}" for number, name in enumerate(names, 1)]
             raise SchemaError(
                 f"{which} {', '.join(unnamed)} of {self._file.url} {have} no name in line {header.line}. Name all columns, for "

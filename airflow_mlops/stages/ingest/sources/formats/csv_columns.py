@@ -135,7 +135,7 @@ class Columns:
         return self._file.types.mismatch(name, self._declared[name], found, hint)
 
     def _hint(self, name: str, value: str) -> str:
-        """Return more remedies for a value that does not have the declared type, as the end of a sentence."""
+        """Return further remedies for a value that does not have the declared type, as the end of a sentence."""
         kind = self._declared[name]
         if NULL_TEXT.match(value):
             return f", or read this text as null with null_values=[{value!r}]"

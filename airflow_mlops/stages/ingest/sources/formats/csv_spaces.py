@@ -57,7 +57,7 @@ class _Lines:
             kept.write(line[:at])
         while at < len(masked):
             found = (self._rest_of_quoted if self._inside_quotes else self._value).match(masked, at)
-            assert found is not None  # the pattern matches the empty text
+            assert found is not None  # The pattern also matches the empty text, so there is always a match.
             is_plain = not self._inside_quotes and found["plain"] is not None
             kept.write(line[at if self._inside_quotes else found.end("spaces") : found.end()])
             self._inside_quotes = not is_plain and found["end"] is None

@@ -43,7 +43,7 @@ def inexact_double(value: Any, kind: pa.DataType, *, rounds: bool = False) -> st
         double = float(value)
         if isinf(double):
             return str(value)
-        # Python refuses to parse integers of thousands of digits, which are infinite as doubles.
+        # Python refuses to parse integers of thousands of digits. As doubles, they would be infinite.
         return str(value) if not rounds and _WHOLE.match(value) and int(double) != int(value) else None
     found = (inexact_double(one, inner, rounds=rounds) for one, inner in _inner(value, kind))
     return next((number for number in found if number is not None), None)

@@ -208,7 +208,7 @@ class Records:
             hint = f", for example types={{{name!r}: 'string'}} for the JSON text of each value"
             return self._mismatch(name, kinds.get(name, _a(before)), _a(after), number, hint)
         if not inner and is_list(declared) and after == "array":
-            # The later value is an array and has the declared type. The error is about the first value of another kind.
+            # The later value is an array, as declared. The error names the first value of another kind.
             first = (number for number, record in self._values() if kind_of(record.get(name)) == before)
             return self._mismatch(name, declared, _a(before), next(first, self._block.line))
         return self._mismatch(name, declared, f"{_a(after)}{f' at {name}{inner}' if inner else ''}", number)

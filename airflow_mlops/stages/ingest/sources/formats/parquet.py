@@ -34,8 +34,8 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     with _local_copy(file) as path:
-        # INT96 timestamps have nanoseconds, but their dates may exceed the range of int64 nanoseconds. Spark and Hive
-        # write them with microsecond precision.
+        # INT96 timestamps have nanoseconds, but may lie outside the range of int64 nanoseconds. Spark and Hive write
+        # them with microsecond precision.
         options = {"coerce_int96_timestamp_unit": "us", "page_checksum_verification": True}
         with pq.ParquetFile(path, **options) as parquet:
             wanted = file.wanted_columns(parquet.schema_arrow.names)

@@ -26,6 +26,7 @@ from airflow_mlops.lineage.models import Models
 from airflow_mlops.lineage.naming import bare
 from airflow_mlops.registry.versions import CHAMPION
 from airflow_mlops.stages.canary.spec import CanaryResult, CanarySpec
+from airflow_mlops.stages.compare_features.spec import CompareFeaturesSpec
 from airflow_mlops.stages.deploy.spec import DeploySpec
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.forecast_rows.spec import ForecastRowsResult, ForecastRowsSpec
@@ -411,6 +412,14 @@ def _join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Line
     )
 
 
+def _compare_features(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of a comparison of features, which reads predictions and writes the differences."""
+    spec = CompareFeaturesSpec.model_validate(call.spec)
+    return OperatorLineage(
+        inputs=datasets.read(spec.dataset), outputs=[datasets.planned(f"{spec.model}_feature_differences")]
+    )
+
+
 def _profile(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a profile, which reads a dataset."""
     return OperatorLineage(inputs=datasets.read(ProfileSpec.model_validate(call.spec).dataset))
@@ -475,6 +484,7 @@ _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "canary": _canary,
     "score": _score,
     "join_labels": _join_labels,
+    "compare_features": _compare_features,
     "profile": _profile,
     "monitor": _monitor,
     "purge_predictions": _purge_predictions,

@@ -52,7 +52,8 @@ def rowwise(content: bytes) -> bytes:
     Nodes of inner graphs (loops) are not replaced.
 
     :param content: the serialised ONNX model
-    :raises ModelFormatError: the model has an operator set older than 13, and cannot be converted to it
+    :raises ModelFormatError: the model has an operator set older than 13, and cannot be converted to it; or ONNX Runtime
+        cannot load the model
     """
     import onnx
 
@@ -94,6 +95,8 @@ def _types(model: ModelProto) -> dict[str, tuple[str, list[Any]]]:
     """Return the type of each value of the graph, such as ``tensor(float)``, and the sizes of its dimensions.
 
     A size is text or ``None`` if it is not fixed. The list is empty if ONNX Runtime does not know the dimensions.
+
+    :raises ModelFormatError: ONNX Runtime cannot load the model
     """
     import onnx
     import onnxruntime
@@ -106,7 +109,12 @@ def _types(model: ModelProto) -> dict[str, tuple[str, list[Any]]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelFormatError(
+            f"ONNX Runtime cannot load the exported model: {one_line(error, 300)}. Use operators that it supports."
+        ) from error
     return {item.name: (item.type, list(item.shape or ())) for item in [*session.get_inputs(), *session.get_outputs()]}
 
 

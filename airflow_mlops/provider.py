@@ -24,6 +24,7 @@ _STAGES = (
     "undeploy",
     "canary",
     "score",
+    "compare_features",
     "join_labels",
     "profile",
     "monitor",

@@ -171,6 +171,10 @@ class RegistryUnavailableError(RegistryError):
     retryable = True
 
 
+class FeatureMismatchError(MLOpsError):
+    """Too many logged rows have other features than the point-in-time join for the same time."""
+
+
 class ModelUnhealthyError(MLOpsError):
     """The task does not accept the latest monitoring decision (healthy, watch or retrain) about a model."""
 

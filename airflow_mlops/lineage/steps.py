@@ -72,6 +72,7 @@ _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "canary": champion.canary,
     "score": predictions.score,
     "join_labels": predictions.join_labels,
+    "compare_features": predictions.compare_features,
     "profile": predictions.profile,
     "monitor": predictions.monitor,
     "purge_predictions": predictions.purge_predictions,

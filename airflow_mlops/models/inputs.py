@@ -1,7 +1,8 @@
 """Convert Arrow columns to a model's inputs, in the same way for training and for scoring.
 
-Numbers are rounded to single precision, in which most ONNX models compute. A null number becomes NaN, and a null text
-becomes the empty text.
+Numbers are rounded to single precision, in which most ONNX models compute. Integers and decimals that double precision
+cannot represent are rounded to it first. The same number in a request, whose numbers may be integers or doubles, then
+has the same value. A null number becomes NaN, and a null text becomes the empty text.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ def numbers(values: pa.Array, name: str) -> NDArray[np.float32]:
         values = pc.cast(values, pa.uint8())
     elif pa.types.is_decimal(kind):
         values = as_doubles(values)
+    elif pa.types.is_int64(kind) or pa.types.is_uint64(kind):
+        values = pc.cast(values, pa.float64(), safe=False)
     # With safe=False, large integers are rounded as in NumPy, and do not raise an error.
     found: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return found

@@ -13,6 +13,7 @@ import numpy as np
 from airflow_mlops.core.contract import ModelContract, Parity, Precision
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.models.onnx.rowwise import rowwise
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.scorer import from_values
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
@@ -96,7 +97,7 @@ def export(
     deviation = standard_deviation(train.labels) if contract.task == "regression" else None
 
     def exported(precision: Precision) -> Export:
-        content = model.to_onnx(train, precision)
+        content = rowwise(model.to_onnx(train, precision))
         predictions = OnnxModel(content, contract).predict(test.table)
         answers = predictions.score.reshape(-1, 1) if predictions.probabilities is None else predictions.probabilities
         found = compare(expected, answers[rows], contract, precision)

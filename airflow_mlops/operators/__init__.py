@@ -13,6 +13,7 @@ _MODULES = {
     "BuildForecastRowsOperator": "forecast_rows",
     "BuildTrainingSetOperator": "training_set",
     "CanaryOperator": "canary",
+    "CompareFeaturesOperator": "compare_features",
     "Decay": "windows",
     "DeployOperator": "deploy",
     "EvaluateOperator": "evaluate",
@@ -39,6 +40,7 @@ __all__ = sorted(_MODULES)
 if TYPE_CHECKING:
     from airflow_mlops.operators.approval import Approval
     from airflow_mlops.operators.canary import CanaryOperator
+    from airflow_mlops.operators.compare_features import CompareFeaturesOperator
     from airflow_mlops.operators.deploy import DeployOperator
     from airflow_mlops.operators.evaluate import EvaluateOperator
     from airflow_mlops.operators.forecast_rows import BuildForecastRowsOperator

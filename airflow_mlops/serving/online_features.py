@@ -13,6 +13,7 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import FeatureStoreError, SchemaError
 from airflow_mlops.data.datasets import Manifest
+from airflow_mlops.data.feast.logged import entity_types, feature_refs
 from airflow_mlops.serving.rows import InputColumns, Rows, as_column
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ class OnlineFeatures:
         :param training: manifest of the training set; ``None`` if it no longer exists
         :raises FeatureStoreError: the repository cannot be used, or no longer has a feature of the version
         """
-        wanted = _wanted(contract, columns, training) if training is not None else {}
-        if training is None or not wanted:
+        if training is None:
+            return None
+        wanted = feature_refs(training, {*(feature.name for feature in contract.features), *columns.carried})
+        if not wanted:
             return None
         return self._thread.submit(self._plan, training, columns, wanted).result()
 
@@ -87,7 +90,7 @@ class Lookup:
     ) -> None:
         self.thread = thread
         self._store, self._request, self._columns, self._wanted = store, request, columns, wanted
-        self._entities = _entity_types(request)
+        self._entities = entity_types(request)
         self._given = [feature.name for feature in columns.features if feature.name not in wanted]
         self._known = {*self._entities, *self._given, *(columns.carried.keys() - wanted.keys())}
 
@@ -139,45 +142,6 @@ class Lookup:
                     f"Entity {number} has no field {absent[0]!r}. Send null if its value is unknown. Each entity must have the "
                     f"fields {', '.join(self.fields)}."
                 )
-
-
-def _wanted(contract: ModelContract, columns: InputColumns, training: Manifest) -> dict[str, str]:
-    """Return the Feast reference ``view:feature`` of each feature and logged column that comes from Feast.
-
-    The keys of the result are the names of the columns.
-    """
-    used = {*(feature.name for feature in contract.features), *columns.carried}
-    found = {}
-    for ref in training.details.get("feature_refs") or ():
-        # In a training set, a feature has its own name, or ``view__feature`` if the name alone is ambiguous.
-        full = ref.replace(":", "__")
-        name = full if full in training.column_names else ref.partition(":")[2]
-        if name in used and name not in training.details.get("keys", ()):
-            found[name] = ref
-    return found
-
-
-def _entity_types(request: FeatureRequest) -> dict[str, pa.DataType]:
-    """Return the types of the join keys and of the inputs of on-demand feature views.
-
-    :raises FeatureStoreError: a type is not declared
-    """
-    from airflow_mlops.data.feast.request import arrow_type
-
-    types: dict[str, pa.DataType] = {}
-    for view in request.views:
-        declared = {field.name: field.dtype for field in view.view.entity_columns}
-        for key, column in view.join_keys.items():
-            if key not in declared:
-                raise FeatureStoreError(
-                    f"Feature view {view.view.name!r} does not declare the type of its join key {key!r}. Add the key to its schema."
-                )
-            types[column] = arrow_type(declared[key], key, view.view.name)
-    for item in request.on_demand:
-        for source in item.view.source_request_sources.values():
-            for field in source.schema:
-                types[field.name] = arrow_type(field.dtype, field.name, item.view.name)
-    return types
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:

@@ -13,6 +13,7 @@ from airflow_mlops.lineage.models import Models
 from airflow_mlops.lineage.naming import bare
 from airflow_mlops.lineage.stages.types import Lineage, ResultJson
 from airflow_mlops.registry.versions import CHAMPION
+from airflow_mlops.stages.compare_features.spec import CompareFeaturesSpec
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.stages.monitor.spec import MonitorResult, MonitorSpec
 from airflow_mlops.stages.profile.spec import ProfileSpec
@@ -46,6 +47,14 @@ def join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Linea
     return OperatorLineage(
         inputs=[*datasets.read(spec.predictions, output=made), *datasets.read(spec.labels, output=made)],
         outputs=[datasets.written(made.ref)] if made else [],
+    )
+
+
+def compare_features(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of a comparison of features, which reads predictions and writes the differences."""
+    spec = CompareFeaturesSpec.model_validate(call.spec)
+    return OperatorLineage(
+        inputs=datasets.read(spec.dataset), outputs=[datasets.planned(f"{spec.model}_feature_differences")]
     )
 
 

@@ -189,8 +189,7 @@ class OnnxModel:
     def predict_values(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]], rows: int) -> Predictions:
         """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
 
-        The predictions are equal to the predictions of :meth:`predict` for Arrow columns with the same values. A
-        numeric column counts as a column of integers if all its values are integers, otherwise as a column of doubles.
+        The predictions are equal to the predictions of :meth:`predict` for Arrow columns with the same values.
 
         :param columns: values of each feature, by name: int, float or ``None`` for a numeric input, int for an integer
             input, and str or ``None`` for a text input. The values of a numeric input may be an array of doubles

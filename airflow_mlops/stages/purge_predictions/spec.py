@@ -37,7 +37,8 @@ class PurgePredictionsResult(Result):
     :param before: start of the retention period. Predictions were deleted if their window ended and they were written
         before this time
     :param predictions: number of deleted datasets of predictions
-    :param outcomes: number of deleted datasets of labelled predictions, and of live evidence that was made from them
+    :param outcomes: number of deleted datasets of labelled predictions, of live evidence that was made from them, and
+        of differences of features
     :param rows: number of rows in all deleted datasets
     :param files: number of deleted files, including orphaned files
     :param bytes: size of the deleted files in bytes

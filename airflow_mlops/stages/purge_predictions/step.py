@@ -1,4 +1,6 @@
-"""Delete the files of old predictions, and of the labelled predictions and live evidence that were made from them.
+"""Delete the files of old predictions, and of the datasets that were made from them.
+
+These are labelled predictions, live evidence and the differences that CompareFeaturesOperator found.
 
 The manifests of the datasets are kept. A manifest is marked as purged before its files are deleted. If a purge crashes
 between the two steps, reading the dataset raises an error, and the next purge deletes the remaining files.
@@ -32,8 +34,8 @@ def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsRes
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
     """Delete the predictions that are older than ``older_than`` at the time ``now``.
 
-    Labelled predictions that were joined from deleted predictions are deleted as well. So are the rows of live evidence
-    that were made from these labelled predictions. Orphaned files and claims of scoring tasks are deleted if they are
+    Labelled predictions that were joined from deleted predictions are deleted as well, and so are differences of
+    features that were found in them. So are the rows of live evidence that were made from these labelled predictions. Orphaned files and claims of scoring tasks are deleted if they are
     more than a day old.
 
     :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled
@@ -43,13 +45,14 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
         spec.predictions or f"{spec.model}_predictions",
         spec.outcomes or f"{spec.model}_outcomes",
         f"{spec.model}_evidence",
+        f"{spec.model}_feature_differences",
     ]
     # Files are listed before manifests are read, so a file that is committed in between is not treated as orphaned.
     keys = [key for name in names for key in store.find(f"datasets/{name}/files")]
-    predictions, outcomes, evidence = (list(read_manifests(store, name)) for name in names)
+    predictions, outcomes, evidence, differences = (list(read_manifests(store, name)) for name in names)
     _require_kind(predictions, spec.model, "predictions", "model_version")
     _require_kind(outcomes, spec.model, "labelled predictions", "label")
-    listed = {file.path for manifest in (*predictions, *outcomes, *evidence) for file in manifest.files}
+    listed = {file.path for manifest in (*predictions, *outcomes, *evidence, *differences) for file in manifest.files}
 
     before = now - spec.older_than
     own = [manifest for manifest in predictions if manifest.details["model"] == spec.model]
@@ -59,6 +62,7 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
     joined = [manifest for manifest in outcomes if purged_ids.intersection(manifest.parents)]
     joined_ids = {manifest.id for manifest in joined}
     joined += [manifest for manifest in evidence if joined_ids.intersection(manifest.parents)]
+    joined += [manifest for manifest in differences if purged_ids.intersection(manifest.parents)]
     old_outcomes = [manifest for manifest in joined if manifest.purged is None]
     if not spec.dry_run:
         for manifest in (*old_outcomes, *old):

@@ -9,6 +9,7 @@ from airflow_mlops.operators import (
     BuildForecastRowsOperator,
     BuildTrainingSetOperator,
     CanaryOperator,
+    CompareFeaturesOperator,
     DeployOperator,
     EvaluateOperator,
     IngestOperator,
@@ -79,6 +80,7 @@ with DAG(
     refit = RefitOperator(task_id="refit", verdict=verdict.output)
     promote = PromoteOperator(task_id="promote", verdict=refit.output)
     score = ScoreOperator(task_id="score", dataset=data.output, window="{{ partition_key }}")
+    compare = CompareFeaturesOperator(task_id="compare", dataset={"name": "delays_predictions"}, repo="features")
     joined = JoinLabelsOperator(
         task_id="join_labels", predictions=score.output, labels=valid.output, on=["flight"], label="late"
     )
@@ -96,4 +98,4 @@ with DAG(
     promote >> [score, deploy, transfer]
     deploy >> canary >> undeploy
     monitor >> rollback
-    monitor >> purge
+    monitor >> [purge, compare]

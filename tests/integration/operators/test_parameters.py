@@ -61,6 +61,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays",
         "shard": "{{ version }}", "shards": 8,
     },
+    "CompareFeaturesOperator": {"model": "delays", "dataset": DATASET, "repo": "/{{ month }}"},
     "ProfileOperator": {"dataset": DATASET, "shard": "{{ version }}", "shards": 8},
     "MonitorOperator": {"model": "delays", "dataset": DATASET, "window": "{{ month }}"},
     "PurgePredictionsOperator": {"model": "delays_{{ month }}", "older_than": "90D"},

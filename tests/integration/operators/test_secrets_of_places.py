@@ -88,6 +88,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "MaterializeFeaturesOperator": {"repo": "/repo", "window": "2024-01"},
     "CanaryOperator": {"model": "m", "version": "challenger"},
+    "CompareFeaturesOperator": {"model": "m", "dataset": DATA, "repo": "/repo"},
     "MonitorOperator": {"model": "m", "dataset": DATA},
     "ProfileOperator": {"model": "m", "dataset": DATA},
     "PromoteOperator": {"verdict": VERDICT},

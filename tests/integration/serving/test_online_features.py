@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import textwrap
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,16 +23,21 @@ import requests
 import yaml
 from mlflow import MlflowClient
 
+from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
-from airflow_mlops.core.errors import FeatureStoreError
-from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.core.errors import FeatureMismatchError, FeatureStoreError, SchemaError, SpecError
+from airflow_mlops.data.datasets import Dataset, DatasetWriter, open_dataset, read_manifests
 from airflow_mlops.data.feast import join as feast_join
 from airflow_mlops.data.feast import online, request
 from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.log import _parquet
+from airflow_mlops.serving.merge import merge
 from airflow_mlops.serving.online_features import OnlineFeatures
 from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.stages.compare_features import step as compare_features
+from airflow_mlops.stages.compare_features.spec import CompareFeaturesSpec
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
@@ -211,7 +218,7 @@ def served(repo: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFact
         str(repo),
     ]
     with answering([*command, "--spool", str(folder / "spool")], port, model, mlflow_server) as server:
-        server.joined, server.features, server.folder = dataset.table(), features, folder
+        server.joined, server.features, server.folder, server.model = dataset.table(), features, folder, model
         server.contract, server.manifest = contract, dataset.manifest
         yield server
 
@@ -286,3 +293,121 @@ def test_a_feature_that_was_removed_from_feast_is_named(served, repo):
     with pytest.raises(FeatureStoreError, match="'fresh:gone'"):
         OnlineFeatures(str(repo)).lookup(contract, InputColumns(contract), manifest)
     assert OnlineFeatures("/nowhere").lookup(contract, InputColumns(contract), None) is None
+
+
+@pytest.fixture(scope="module")
+def compare(served: SimpleNamespace, mlflow_server: str) -> Callable[..., Any]:
+    """A function that compares the log of the server with a repository."""
+    store, model = ArtifactStore((served.folder / "store").as_uri()), served.model
+    name = f"{model}_predictions"
+    rows = served.joined.select(["place", "number", "factor", "weight"]).to_pylist()
+    assert ask(served, id="compared", entities=rows).status_code == 200
+    deadline = time.monotonic() + 60
+    while not any(
+        "compared" in dataset.table()["request_id"].to_pylist() for dataset in PredictionLog(store, model).present()
+    ):
+        assert time.monotonic() < deadline, "The request is not in the log."
+        time.sleep(0.2)
+        merge(store, model, name, datetime.now(timezone.utc) + timedelta(days=2))
+    connection = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=mlflow_server)
+
+    def compared(folder: Path, **fields: Any) -> SimpleNamespace:
+        spec = CompareFeaturesSpec(**{"model": model, "dataset": {"name": name}, "repo": str(folder), **fields})
+        try:
+            found = compare_features.run(spec, StepContext(store=store, connection=lambda _: connection))
+        except FeatureMismatchError as error:
+            found = error
+        written = read_manifests(store, f"{model}_feature_differences")
+        newest = Dataset(store, max(written, key=lambda manifest: manifest.created))
+        return SimpleNamespace(result=found, differences=newest.table().to_pylist())
+
+    return compared
+
+
+@pytest.fixture
+def copied(repo: Path, tmp_path: Path) -> Path:
+    """A copy of the repository with the same online store."""
+    folder = tmp_path / "copied"
+    shutil.copytree(repo, folder)
+    return folder
+
+
+def test_looked_up_features_equal_the_join_for_the_time_of_the_answer(compare, served, repo):
+    found = compare(repo)
+    # The rows without keys belong to requests with `rows`.
+    assert (found.result.equal, set(found.result.features.values()), found.differences) == (1.0, {0}, [])
+    assert set(found.result.features) == {"count", "size", "open", "scaled"}
+    assert found.result.rows >= found.result.compared >= 150
+    # The online store has values that are too old, and the comparison covers them.
+    source = pq.read_table(repo / "rows.parquet").to_pylist()
+    seen = [row for row in source if row["at"] <= NOW]
+    newest = {(row["place"], row["number"]): row for row in sorted(seen, key=lambda row: row["at"])}
+    old = {key for key, row in newest.items() if row["at"] < NOW - timedelta(days=91) and row["count"] is not None}
+    asked = [(row["place"], row["number"]) for row in logged(served, "compared")]
+    assert len(old & set(asked)) > 3
+
+
+def test_a_stale_online_store_is_found_and_each_unequal_row_is_named(compare, served, copied):
+    asked = logged(served, "compared")
+    # Rows that reached the source before the answers, but not the online store.
+    keys = [(row["place"], row["number"]) for row in asked if row["place"] and row["number"] is not None]
+    late = list(dict.fromkeys(keys))[:3]
+    source = pq.read_table(copied / "rows.parquet")
+    added = pa.table(
+        {
+            "place": [place for place, _ in late], "number": [number for _, number in late],
+            "at": pa.array([NOW] * 3, pa.timestamp("us", "UTC")), "count": [77] * 3,
+            "share": pa.array([0.5] * 3, pa.float32()), "size": [7.5, None, float("nan")], "open": [True] * 3,
+        },
+        schema=source.schema,
+    )  # fmt: skip
+    pq.write_table(pa.concat_tables([source, added]), copied / "rows.parquet")
+    found = compare(copied)
+    assert isinstance(found.result, FeatureMismatchError)
+    rows = [row for row in found.differences if row["request_id"] == "compared"]
+    counts = {row["request_row"]: row for row in rows if row["feature"] == "count"}
+    assert set(counts) == {row["request_row"] for row in asked if (row["place"], row["number"]) in late}
+    for number, row in counts.items():
+        was = asked[number]["count"]
+        assert (row["online"], row["offline"]) == (None if was is None else str(was), "77")
+        assert json.loads(row["entity"]) == {name: asked[number][name] for name in ("place", "number", "factor")}
+        assert abs(row["scored_at"] - asked[number]["scored_at"]) < timedelta(seconds=1)
+    # Missing values are equal, whether they are null or NaN.
+    assert {row["request_row"] for row in rows if row["feature"] == "size"} == {
+        place
+        for place, row in enumerate(asked)
+        if (key := (row["place"], row["number"])) in late and (key == late[0] or row["size"] is not None)
+    }
+    accepted = compare(copied, min_equal=0.1).result
+    assert accepted.features["count"] == len([row for row in found.differences if row["feature"] == "count"])
+    assert accepted.differences.rows == len(found.differences)
+    unequal = {(row["request_id"], row["request_row"]) for row in found.differences}
+    assert accepted.equal == 1 - len(unequal) / accepted.compared
+
+
+def test_another_time_to_live_is_found(compare, copied):
+    definitions = (copied / "definitions.py").read_text()
+    (copied / "definitions.py").write_text(definitions.replace("ttl=timedelta(days=90)", "ttl=timedelta(days=400)"))
+    store = feast_repo.open_store(str(copied))
+    feast_repo.apply(store, feast_repo.parse_repo(store))
+    found = compare(copied, min_equal=0)
+    assert {row["feature"] for row in found.differences} == {"count", "scaled"}
+    assert {row["online"] for row in found.differences} == {None}
+    assert found.result.features["size"] == 0
+
+
+def test_a_log_that_cannot_be_compared_is_refused(compare, copied, served):
+    store = ArtifactStore((served.folder / "store").as_uri())
+    (dataset, *_) = PredictionLog(store, served.model).present()
+    for change, expected in (
+        (lambda table, details: (table, {**details, "hashed": ["place"]}), SchemaError),
+        (lambda table, details: (table.drop_columns(["number"]), {**details, "dropped": ["number"]}), SchemaError),
+        (lambda table, details: (table.drop_columns(["request_row"]), details), SpecError),
+        (lambda table, details: (table, {**details, "model": "other"}), SpecError),
+    ):
+        table, details = change(dataset.table(), dataset.manifest.details)
+        with DatasetWriter(store, "changed") as writer:
+            writer.write(table)
+            ref = writer.commit(details=details)[0].ref
+        with pytest.raises(expected):
+            compare(copied, dataset=ref)

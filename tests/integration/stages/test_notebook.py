@@ -32,7 +32,8 @@ from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import NotebookTrainer
 from tests.support import notebooks
-from tests.support.training import training_set
+from tests.support.online import assert_online_equals_batch
+from tests.support.training import flights, training_set
 
 NUMERIC = ["distance", "hour", "weekend"]
 
@@ -72,7 +73,9 @@ def test_a_notebook_trains_a_candidate_like_any_other(client, store, tmp_path):
     assert run.data.metrics["roc_auc"] == pytest.approx(result.metrics["roc_auc"])
     assert result.metrics["roc_auc"] > 0.6
     assert run.data.metrics["onnx_max_difference"] < 1e-5
-    contract = OnnxModel.load(download(client, result.candidate)).contract
+    model = OnnxModel.load(download(client, result.candidate))
+    assert_online_equals_batch(model, flights(100, seed=5))
+    contract = model.contract
     assert (contract.task, contract.classes, contract.parity.rows) == ("binary", [0, 1], 300)
 
     folder = Path(client.download_artifacts(result.run_id, "", str(tmp_path)))

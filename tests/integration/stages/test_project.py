@@ -8,12 +8,15 @@ import pytest
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.core.imports import source_hash
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.models import parity
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers.programs import process, project
 from airflow_mlops.models.trainers.spec import ProjectTrainerSpec
-from airflow_mlops.models.training_data import read_part
+from airflow_mlops.models.training_data import new_contract, read_part
 from airflow_mlops.trainers import ProjectTrainer
 from tests.integration.stages.test_notebook import NUMERIC
-from tests.support.training import training_set
+from tests.support.online import assert_online_equals_batch
+from tests.support.training import flights, training_set
 
 MLPROJECT = """
 name: late
@@ -76,8 +79,13 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def rows(store):
-    return read_part(open_dataset(store, training_set(store, task="regression", features=NUMERIC)), "train")
+def dataset(store):
+    return open_dataset(store, training_set(store, task="regression", features=NUMERIC))
+
+
+@pytest.fixture
+def rows(dataset):
+    return read_part(dataset, "train")
 
 
 def spec(folder, **fields):
@@ -85,11 +93,14 @@ def spec(folder, **fields):
 
 
 @pytest.mark.slow
-def test_the_model_that_a_project_logs_is_taken(rows, folder):
+def test_the_model_that_a_project_logs_is_taken(dataset, rows, folder):
     model = project.fit(spec(folder, params={"alpha": 2}), rows, 0)
     assert (model.name, model.params["alpha"]) == ("late", 2)
     found = model.predict(rows.frame)[:, 0]
     np.testing.assert_allclose(found, rows.frame.fillna(0) @ [0.001, 0.1, -1.0], atol=1e-4)
+    contract = new_contract(dataset, rows, model)
+    export = parity.export(model, contract, rows, rows, lambda message: None)
+    assert_online_equals_batch(OnnxModel(export.content, contract), flights(100, seed=5))
     (code,) = model.sources.values()
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__/train.pyc").write_bytes(b"x")

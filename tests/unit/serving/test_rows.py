@@ -8,6 +8,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.models.inputs import numbers
 from airflow_mlops.models.onnx.feeds import singles
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.serving.rows import MANY_ROWS, InputColumns, as_column
@@ -157,14 +158,15 @@ def test_json_numbers_are_read_as_the_decimals_that_they_mean():
             as_column([wrong], "price", kind)
 
 
-def test_large_integers_are_rounded_once():
-    # If the number was first rounded to a double, it would lie halfway between two single-precision numbers, and would
-    # be rounded down.
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.float64(), pa.decimal128(38, 0)], ids=str)
+def test_a_large_integer_has_one_value_whatever_its_column_and_its_request(kind):
+    # As a double, the number lies halfway between two numbers in single precision, and is rounded down.
     number = 2**60 + 2**36 + 1
-    first, second = singles({"a": [number, None], "b": [0.1, 7]}, ["a", "b"])
-    assert first[0] == np.int64(number).astype(np.float32) == 2.0**60 + 2.0**37
-    assert np.isnan(first[1])
-    assert second.tolist() == [np.float32(0.1), 7]
+    column = pa.array([float(number) if pa.types.is_floating(kind) else number, None], kind)
+    batch = numbers(column, "a")
+    for values in ([number, None], [float(number), None], [number, 0.5]):
+        assert singles({"a": values, "b": [0.1, 7]}, ["a", "b"])[0][0] == batch[0] == 2.0**60
+    assert np.isnan(batch[1])
 
 
 def test_many_doubles_are_kept_as_an_array_next_to_other_values():
@@ -178,7 +180,7 @@ def test_many_doubles_are_kept_as_an_array_next_to_other_values():
     )
     assert [type(rows.features[name]) for name in "abc"] == [np.ndarray, list, list]
     found = singles(rows.features, list("abc"))
-    assert found[:, :2].astype(float).tolist()[::2] == [[1.5, -(2.0**60)], [2.0**60 + 2.0**37, 0]]
+    assert found[:, :2].astype(float).tolist()[::2] == [[1.5, -(2.0**60)], [2.0**60, 0]]
     assert np.isnan(found[1]).tolist() == [True, False] * MANY_ROWS
     with pytest.raises(SchemaError, match="Row 40"):
         InputColumns(contract).rows([{"a": 1.5, "b": 1.5, "c": 1.5}] * 39 + [{"a": float("inf"), "b": 1.5, "c": 1.5}])

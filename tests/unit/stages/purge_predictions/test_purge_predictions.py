@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from datetime import datetime, timedelta, timezone
 
+import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import DatasetPurgedError, SpecError
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import Manifest, find_datasets, open_dataset
+from airflow_mlops.data.datasets import DatasetWriter, Manifest, find_datasets, open_dataset
 from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
@@ -72,6 +73,18 @@ def test_only_old_predictions_and_their_outcomes_are_deleted(store, log):
     (present,) = PredictionLog(store, "delays").present()
     assert present.table()["flight"].to_pylist() == [3]
     assert [bool(entry.purged) for entry in PredictionLog(store, "delays").entries()] == [True, False]
+
+
+def test_differences_of_features_are_deleted_with_the_predictions_in_which_they_were_found(store, log):
+    for number, manifest in enumerate(log.values()):
+        with DatasetWriter(store, "delays_feature_differences") as writer:
+            writer.write(pa.table({"request_row": [number]}))
+            writer.commit(window=manifest.window, parents=[manifest.ref])
+    do(store)
+    (kept,) = find_datasets(store, "delays_feature_differences")
+    assert kept.table()["request_row"].to_pylist() == [1]
+    with pytest.raises(DatasetPurgedError):
+        find_datasets(store, "delays_feature_differences", log["old"].window)[0].table()
 
 
 def test_the_error_for_a_purged_dataset_names_the_window_the_date_and_the_operator(store, log):

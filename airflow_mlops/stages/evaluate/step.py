@@ -211,14 +211,13 @@ def _record(
 
 def _unfinished(shard: shards.Round, piece: shards.Piece, part: SplitPart) -> EvaluateResult:
     """Return the result of a shard that does not make the verdict."""
-    models = f"{len(piece.models)} model{'s' if len(piece.models) > 1 else ''}"
     return EvaluateResult(
         verdict=None,
         run_id="",
         reports=[],
         shard=shard.shard,
-        summary=f"Predicted {counted(piece.rows, 'row')} of {part.dataset.manifest.name} with {models}, shard {shard.shard} of "
-        f"{shard.shards}; the last shard makes the verdict.",
+        summary=f"Predicted {counted(piece.rows, 'row')} of {part.dataset.manifest.name} with "
+        f"{counted(len(piece.models), 'model')}, shard {shard.shard} of {shard.shards}; the last shard makes the verdict.",
     )
 
 

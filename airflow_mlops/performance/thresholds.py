@@ -26,8 +26,8 @@ class PerformanceThresholds(DriftThresholds):
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, and
         for the coverage gap of a quantile, the tolerance is an absolute difference. Otherwise (errors and losses), the
-        tolerance is a share of the value at training. The coverage of prediction intervals may be lower by
-        ``tolerance`` as an absolute difference
+        tolerance is a share of the value at training. The coverage of prediction intervals may be lower, and fairness
+        metrics may be higher than in the evaluation, by ``tolerance`` as an absolute difference
     :param min: the smallest acceptable value of the metric, if larger values of the metric are better. Performance
         counts as worse if the whole confidence interval lies below ``min``, regardless of the value at training
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric

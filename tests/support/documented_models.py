@@ -346,7 +346,6 @@ def _own() -> dict[str, Case]:
             for task, path in (
                 ("binary", "linear_model.LogisticRegression"),
                 ("regression", "linear_model.Ridge"),
-                ("binary", "naive_bayes.GaussianNB"),
                 ("regression", "svm.SVR"),
             )
         },

@@ -32,7 +32,7 @@ from airflow_mlops.stages.train.spec import TrainSpec
 from tests.support.documented_models import CASES, PAGE, TESTED_WITH_THEIR_TRAINING, Case, documented
 from tests.support.training import training_set
 
-EXAMPLES = 4
+EXAMPLES = 3
 # Numbers of rows of requests. Many operators compute 4, 8 or 16 rows at once, and the last rows differently.
 SIZES = (1, 2, 3, 5, 7, 8, 9, 13, 17, 31, 37, 64, 100, 127, 1, 3, 11, 33, 65, 99)
 VERSION = ModelVersionRef(model="late", version=3, run_id="run")

@@ -20,8 +20,8 @@ class PromoteOperator(ChampionOperator):
     """Makes the winner of an evaluation the champion.
 
     The operator moves the MLflow alias ``champion``, writes an entry to the ledger and emits the asset event. Nothing
-    is promoted if no candidate passed the gates, or if the champion changed after the evaluation. The task then
-    succeeds, and the result and the ledger contain the reason.
+    is promoted if no candidate passed the gates, if the champion changed after the evaluation, or if the champion was
+    chosen on a later window. The task then succeeds, and the result and the ledger contain the reason.
 
     :param verdict: the output of an EvaluateOperator, of a RefitOperator, or of a CanaryOperator with ``promote=False``
     :param model: name of the registered model; by default the model of the verdict

@@ -61,8 +61,8 @@ def main() -> None:
     if spec.feast_repo is None:
         # MLflow's client imports these if it can, which takes 40, 8 and 4 MB.
         hide("pandas", "pyspark", "IPython")
-    # MLflow's client also imports these modules, which takes 11 MB.
-    postpone("mlflow.genai", "mlflow.gateway")
+    # MLflow's client also imports these modules, which takes 11 MB. The code that reads a database needs the first one.
+    postpone("mlflow.gateway", *(["mlflow.genai"] if _asks_a_server(spec) else []))
     withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     # The last counts that are not written yet. Later counts include earlier ones.
     counted: deque[ServerCounts] = deque(maxlen=1)
@@ -127,6 +127,15 @@ def main() -> None:
                 client = None
                 pause = max(pause, _RETRY_SECONDS)
         time.sleep(pause)
+
+
+def _asks_a_server(spec: ServeSpec) -> bool:
+    """Return whether MLflow is a server, and not for example a database."""
+    try:
+        return light.server_address(from_environment(spec.mlflow.conn_id)) is not None
+    except MLOpsError:
+        # The error is reported when the process connects.
+        return True
 
 
 def _share(store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str, tag: str | None) -> str | None:

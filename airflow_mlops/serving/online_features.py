@@ -135,7 +135,7 @@ class Lookup:
                 )
             if unknown := row.keys() - self._known:
                 raise SchemaError(
-                    f"Entity {number} has the unknown field {min(unknown)!r}. The fields are: {', '.join(sorted(self._known))}."
+                    f"Entity {number} has the unknown field {min(unknown)[:60]!r}. The fields are: {', '.join(sorted(self._known))}."
                 )
             if absent := [name for name in self.fields if name not in row]:
                 raise SchemaError(

@@ -127,7 +127,7 @@ class InputColumns:
             if not row.keys() <= self._known:
                 unknown = row.keys() - self._known
                 raise SchemaError(
-                    f"Row {number} has the unknown field {min(unknown)!r}. The fields are: {', '.join(sorted(self._known))}."
+                    f"Row {number} has the unknown field {min(unknown)[:60]!r}. The fields are: {', '.join(sorted(self._known))}."
                 )
         features = {}
         for feature in self.features:

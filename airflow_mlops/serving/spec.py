@@ -45,7 +45,8 @@ class ServeSpec(Model):
     :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model
         in the folder for temporary files
     :param max_body: largest body of a request, in bytes
-    :param request_seconds: seconds in which a client must have sent the headers of a request, and then its body
+    :param request_seconds: seconds in which a client must have sent the headers of a request, and then its body, and in
+        which it must have read a response
     :param poll_seconds: seconds between two checks for a new champion
     :param load_seconds: seconds in which a version must be loaded and predict one row, after it was downloaded
     """

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,3 +107,66 @@ def promote(
     made = client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id)
     client.set_registered_model_alias(model, "champion", made.version)
     return ModelVersionRef(model=model, version=int(made.version), run_id=run.info.run_id)
+
+
+class Champions:
+    """Versions of a registered model. All have the files of the first version, some with changes.
+
+    :param url: URL of the MLflow server
+    :param folder: folder for the files of the versions
+    :param store: the artifact store
+    """
+
+    def __init__(self, url: str, folder: Path, store: ArtifactStore) -> None:
+        from mlflow import MlflowClient
+
+        self.client, self.folder = MlflowClient(url), folder
+        self.model = f"faults_{uuid.uuid4().hex[:8]}"
+        self.first = promote(self.client, folder, store, self.model)
+        self._source = self.client.get_model_version(self.model, "1").source
+
+    def move(self, version: int | str) -> int:
+        """Make a version champion, and return its number."""
+        self.client.set_registered_model_alias(self.model, "champion", str(version))
+        return int(version)
+
+    def add(self, change: Callable[[Path], object] | None = None) -> int:
+        """Make a new version champion, and return its number.
+
+        :param change: function that changes the files in a folder; by default the version has the files of the first
+        """
+        source, run_id = self._source, self.first.run_id
+        if change is not None:
+            files = Path(self.client.download_artifacts(run_id, "model", str(self.folder)))
+            change(files)
+            run = self.client.create_run("0")
+            run_id, source = run.info.run_id, f"{run.info.artifact_uri}/model"
+            self.client.log_artifacts(run_id, str(files), "model")
+            shutil.rmtree(files)
+        return self.move(self.client.create_model_version(self.model, source, run_id).version)
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+        return Path.touch, (self._file,)
+
+
+def pickled(files: Path, name: str = "model.pkl") -> None:
+    """Replace the ONNX model with a pickle, as MLflow stores models of scikit-learn."""
+    (files / "model.onnx").unlink()
+    (files / name).write_bytes(pickle.dumps(Payload(files.parent / "unpickled")))
+    flavors = {
+        "python_function": {"loader_module": "mlflow.sklearn", "model_path": name},
+        "sklearn": {"pickled_model": name, "serialization_format": "cloudpickle"},
+    }
+    (files / "MLmodel").write_text(json.dumps({"flavors": flavors, "artifact_path": "model"}))
+
+
+def without_contract(files: Path) -> None:
+    """Remove the model contract, as if TrainOperator had not trained the version."""
+    (files / "mlops" / "contract.json").unlink()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -22,6 +25,10 @@ from airflow_mlops.core.contract import ModelContract
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+# Pause of a connection between two requests, so that the tests take little processor time.
+_PAUSE_SECONDS = 0.005
 
 
 @contextmanager
@@ -55,14 +62,26 @@ def answering(
             time.sleep(0.2)
         else:
             pytest.fail(f"The server was not ready: {lines}")
+        ready_cpu = cpu_seconds(server)
         path = f"{url}/v2/models/{model}"
         yield SimpleNamespace(
-            url=url, port=port, process=server, lines=lines, predict=f"{path}/predict", infer=f"{path}/infer"
-        )
+            url=url, port=port, process=server, lines=lines, predict=f"{path}/predict", infer=f"{path}/infer",
+            ready_cpu=ready_cpu,
+        )  # fmt: skip
     finally:
         server.terminate()
         server.wait(60)
         reader.join(10)
+
+
+def cpu_seconds(server: subprocess.Popen[bytes]) -> float:
+    """The processor time of a server and its processes until now."""
+    parent = psutil.Process(server.pid)
+    found = [parent.cpu_times()]
+    for child in parent.children():
+        with suppress(psutil.NoSuchProcess):
+            found.append(child.cpu_times())
+    return sum(times.user + times.system for times in found)
 
 
 def children(server: SimpleNamespace, name: str) -> list[psutil.Process]:
@@ -73,6 +92,73 @@ def children(server: SimpleNamespace, name: str) -> list[psutil.Process]:
             if f"airflow_mlops.serving.processes.{name}" in child.cmdline():
                 found.append(child)
     return found
+
+
+class Load:
+    """Connections that send requests of one row, each some milliseconds after the one before is answered.
+
+    :param server: the server
+    :param row: the row of each request
+    :param name: start of the ids of the requests
+    """
+
+    def __init__(self, server: SimpleNamespace, row: dict[str, Any], name: str, connections: int = 4) -> None:
+        self._server, self._row, self._name = server, row, name
+        self._numbers, self._ended = itertools.count(), threading.Event()
+        #: Ids of the answered requests, with the time of the answer in seconds since 1970.
+        self.answered: dict[str, float] = {}
+        #: Ids of all requests.
+        self.sent: list[str] = []
+        #: Answers with another status than 200.
+        self.refused: list[bytes] = []
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(connections)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
+        path = self._server.predict.removeprefix(self._server.url)
+        # The server may be killed.
+        with suppress(OSError, http.client.HTTPException):
+            while not self._ended.is_set():
+                request_id = f"{self._name}-{next(self._numbers)}"
+                self.sent.append(request_id)
+                connection.request("POST", path, json.dumps({"id": request_id, "rows": [self._row]}))
+                answer = connection.getresponse()
+                body = answer.read()
+                if answer.status == 200:
+                    self.answered[request_id] = time.time()
+                else:
+                    self.refused.append(body)
+                time.sleep(_PAUSE_SECONDS)
+
+
+def finished_while_stopping(server: SimpleNamespace, body: bytes) -> bytes:
+    """Send a part of a request, stop the server gracefully, send the rest, and return the answer of the server."""
+    path = server.predict.removeprefix(server.url)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(head + body[:10])
+        # The server has read the headers of this request when it has answered another one.
+        requests.get(f"{server.url}/v2/health/live", timeout=20).raise_for_status()
+        server.process.terminate()
+        with suppress(ConnectionRefusedError):
+            while True:
+                socket.create_connection(("127.0.0.1", server.port), timeout=30).close()
+                time.sleep(0.02)
+        client.sendall(body[10:])
+        parts = []
+        while part := client.recv(65_536):
+            parts.append(part)
+        return b"".join(parts)
 
 
 def register(client: MlflowClient, folder: Path, model: str, contract: ModelContract, exported: bytes) -> None:

@@ -67,6 +67,54 @@ class _Conditional:
             return self._app(environ, start)
 
 
+class S3Server:
+    """moto's server, which can be stopped and started again at the same address, with the same objects.
+
+    :param conditional: whether the server honours the header ``If-None-Match``
+    """
+
+    def __init__(self, *, conditional: bool = True) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
+        app: Any = DomainDispatcherApplication(create_backend_app)
+        self._app = (_Conditional if conditional else _Unconditional)(app)
+        self._port, self._stopped = 0, True
+        self.start()
+        client = {"endpoint_url": f"http://127.0.0.1:{self._port}", "region_name": "eu-central-1"}
+        #: Options of fsspec.
+        self.options = {"key": "a", "secret": "b", "client_kwargs": client}
+        with configured("s3", **self.options):
+            fsspec.filesystem("s3").mkdir(f"bucket-{self._port}")
+
+    @property
+    def url(self) -> str:
+        """The URL of a folder in a bucket."""
+        return f"s3://bucket-{self._port}/mlops"
+
+    def start(self) -> None:
+        """Listen."""
+        from werkzeug.serving import make_server
+
+        self._stopped = False
+        self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True)
+        self._port = self._server.server_port
+        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Refuse connections, and end the connections that clients keep."""
+        self._stopped = True
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        if self._stopped:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionAbortedError
+        return self._app(environ, start)
+
+
 @contextmanager
 def s3(*, conditional: bool = True) -> Iterator[str]:
     """Run moto's server. Yield the URL of a bucket.
@@ -74,20 +122,10 @@ def s3(*, conditional: bool = True) -> Iterator[str]:
     :param conditional: whether the server honours the header ``If-None-Match``
     """
     pytest.importorskip("s3fs")
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    app: Any = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, (_Conditional if conditional else _Unconditional)(app), threaded=True)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    with configured("s3", key="a", secret="b", client_kwargs={"endpoint_url": endpoint, "region_name": "eu-central-1"}):
-        bucket = f"bucket-{server.server_port}"
-        fsspec.filesystem("s3").mkdir(bucket)
-        yield f"s3://{bucket}/mlops"
-    server.shutdown()
-    thread.join()
+    server = S3Server(conditional=conditional)
+    with configured("s3", **server.options):
+        yield server.url
+    server.stop()
 
 
 @contextmanager

@@ -1,9 +1,13 @@
-"""Limits for clients that keep a connection without sending a request. uvicorn itself has no such time limit."""
+"""Limits for clients that keep a connection without sending a request or without reading the response.
+
+uvicorn itself has no such time limits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
@@ -26,12 +30,14 @@ class OneWrite:
     uvicorn writes them separately. A second write takes about 20 microseconds, and wakes the client twice.
 
     :param transport: the transport of the connection
+    :param closed: function that is called when the connection is to be closed. The transport first writes what the
+        client has not read yet
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: asyncio.Transport, closed: Callable[[], None]) -> None:
+        self._transport, self._closed = transport, closed
         self._head: bytes | None = None
-        self.is_closing = transport.is_closing
+        self.is_closing, self.abort = transport.is_closing, transport.abort
 
     def write(self, data: bytes) -> None:
         """Keep headers until the next call, and write everything else."""
@@ -53,26 +59,35 @@ class OneWrite:
         """Close the connection after everything is written."""
         self.flush()
         self._transport.close()
+        self._closed()
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Closes a connection whose client does not send the headers of its next request in time.
+    """Closes a connection whose client does not send the headers of its next request, or read its response, in time.
 
-    The limit also applies to a body that continues after its request was answered. While a request is being answered,
-    the endpoint limits the time of its body.
+    The limit for headers also applies to a body that continues after its request was answered. While a request is being
+    answered, the endpoint limits the time of its body.
+
+    The limit for a response begins when more than 64 KB of it wait in the transport, or when the connection is to be
+    closed. Smaller responses wait until then: uvicorn closes a connection five seconds after its last response.
+    Without the limit, a client that does not read would keep the response in memory and the connection open.
     """
 
-    #: Seconds for the headers of a request.
+    #: Seconds for the headers of a request, and for reading a response.
     seconds = 30.0
     parser: PlainParser  # type: ignore[assignment]
     _timer: asyncio.TimerHandle | None = None
+    # Ends the connection if the client does not read the response.
+    _unread: asyncio.TimerHandle | None = None
     _in_head = False
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for the first request."""
         super().connection_made(transport)
-        self._writer = OneWrite(transport)
+        self._writer = OneWrite(transport, self._expect_reading)
+        # uvicorn also closes the connection itself, for example after an invalid request.
+        self.transport = self._writer  # type: ignore[assignment]
         self.parser = PlainParser(cast("HttpRequestParser", self.parser), self._head)
         self._wait()
 
@@ -100,8 +115,6 @@ class TimedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop()
         super().on_headers_complete()
-        if self.cycle is not None:
-            self.cycle.transport = self._writer  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         """Record that the request is complete, so that no time limit is needed for its body."""
@@ -115,10 +128,26 @@ class TimedProtocol(HttpToolsProtocol):
         self._writer.flush()
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        """Start the timer of a response, because the client reads it more slowly than it was written."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        """Stop the timer of a response that was read, unless the connection is to be closed."""
+        super().resume_writing()
+        if not self._writer.is_closing():
+            self._stop_reading()
+
+    def eof_received(self) -> None:
+        """Start the timer of a response, because the transport closes the connection once the response is written."""
+        self._expect_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer of a closed connection."""
-        self._stop()
+        """Stop the timers of a closed connection."""
         super().connection_lost(exc)
+        self._stop()
+        self._stop_reading()
 
     def _head(self) -> bytes:
         return without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
@@ -130,6 +159,15 @@ class TimedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _expect_reading(self) -> None:
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.seconds, self._writer.abort)
+
+    def _stop_reading(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
 
 def allow_connections() -> None:

@@ -84,7 +84,7 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
             raise SchemaError(f"An input has the name {str(name)[:60]!r}, which is not text.")
         if name not in features and name not in columns.carried:
             raise SchemaError(
-                f"The input {name!r} is unknown. The inputs are: {', '.join(sorted([*features, *columns.carried]))}."
+                f"The input {name[:60]!r} is unknown. The inputs are: {', '.join(sorted([*features, *columns.carried]))}."
             )
         if name in found:
             raise SchemaError(f"The request has the input {name!r} twice. Send each input once.")
@@ -109,11 +109,13 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
         or not all(type(size) is int and size >= 0 for size in shape)
         or any(size != 1 for size in shape[1:])
     ):
-        raise SchemaError(f"The input {name!r} has the shape {shape!r}, but must have the shape [rows, 1] or [rows].")
+        raise SchemaError(
+            f"The input {name!r} has the shape {str(shape)[:60]}, but must have the shape [rows, 1] or [rows]."
+        )
     rows = shape[0]
     if not isinstance(datatype, str) or (datatype not in _NUMPY and datatype != "BYTES"):
         raise SchemaError(
-            f"The input {name!r} has the datatype {datatype!r}. Send one of {', '.join(_NUMPY)} or BYTES."
+            f"The input {name!r} has the datatype {str(datatype)[:60]!r}. Send one of {', '.join(_NUMPY)} or BYTES."
         )
     if "shared_memory_region" in _parameters(item):
         raise SchemaError(f"The input {name!r} has the parameter 'shared_memory_region', which is not supported.")
@@ -135,11 +137,11 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
             raise SchemaError(f"The input {name!r} has both `data` and binary data. Send one of them.")
         if type(size) is not int or not 0 <= size <= len(binary):
             raise SchemaError(
-                f"The input {name!r} has the binary_data_size {size!r}, but the request has {len(binary)} bytes left for it."
+                f"The input {name!r} has the binary_data_size {str(size)[:60]}, but the request has {len(binary)} bytes left for it."
             )
         values, binary = _decoded(bytes(binary[:size]), datatype, name), binary[size:]
     if len(values) != rows:
-        raise SchemaError(f"The input {name!r} has {len(values)} values, but its shape is {shape}.")
+        raise SchemaError(f"The input {name!r} has {len(values)} values, but its shape is {str(shape)[:60]}.")
     return values, binary
 
 
@@ -181,7 +183,7 @@ def requested(body: Mapping[str, Any]) -> dict[str, bool]:
         parameters = _parameters(item)
         if unsupported := [name for name in ("classification", "shared_memory_region") if parameters.get(name)]:
             raise SchemaError(
-                f"The output {item.get('name')!r} has the parameter {unsupported[0]!r}, which is not supported."
+                f"The output {str(item.get('name'))[:60]!r} has the parameter {unsupported[0]!r}, which is not supported."
             )
         found[str(item.get("name"))] = _flag(parameters, "binary_data", by_default)
     return found
@@ -238,7 +240,7 @@ def answer(
         outputs["probabilities"] = ("FP64", list(found.probabilities.shape), found.probabilities.ravel().tolist())
     wanted = requested(body) or dict.fromkeys(outputs, _flag(_parameters(body), "binary_data_output"))
     if unknown := [name for name in wanted if name not in outputs]:
-        raise SchemaError(f"The model has no output {unknown[0]!r}. Its outputs are {', '.join(outputs)}.")
+        raise SchemaError(f"The model has no output {unknown[0][:60]!r}. Its outputs are {', '.join(outputs)}.")
     described, buffers = [], []
     for name, binary in wanted.items():
         datatype, shape, data = outputs[name]

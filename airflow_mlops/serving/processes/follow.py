@@ -61,8 +61,8 @@ def main() -> None:
     if spec.feast_repo is None:
         # MLflow's client imports these if it can, which takes 40, 8 and 4 MB.
         hide("pandas", "pyspark", "IPython")
-    # MLflow's client also imports these modules, which takes 11 MB.
-    postpone("mlflow.genai", "mlflow.gateway")
+    # MLflow's client also imports these modules, which takes 11 MB. The code that reads a database needs the first one.
+    postpone("mlflow.gateway", *(["mlflow.genai"] if _asks_a_server(spec) else []))
     follower = Follower(spec, Failures(*given["failures"]), sys.argv[1] if len(sys.argv) > 1 else None)
     threading.Thread(target=_listen, args=(follower.withdrawn, follower.counted), daemon=True).start()
     while (pause := follower.look()) is not None:
@@ -172,6 +172,15 @@ class Follower:
             return self._spec.poll_seconds
         self._client = None
         return max(self._spec.poll_seconds, _RETRY_SECONDS)
+
+
+def _asks_a_server(spec: ServeSpec) -> bool:
+    """Return whether MLflow is a server, and not for example a database."""
+    try:
+        return light.server_address(from_environment(spec.mlflow.conn_id)) is not None
+    except MLOpsError:
+        # The error is reported when the process connects.
+        return True
 
 
 def _share(store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str, tag: str | None) -> str | None:

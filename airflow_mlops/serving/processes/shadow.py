@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -34,6 +35,10 @@ from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Versions
 
 log = logging.getLogger(__name__)
+
+# Where all cores are busy, the scheduler gives the process a third of the weight of the server, like the process that
+# writes the log. With less weight, loading a version could take longer than `load_seconds`.
+_NICE = 5
 
 
 def packed(answers: Sequence[Answer]) -> bytes:
@@ -107,6 +112,8 @@ class Shadow:
 
 def main() -> None:
     """Score rows until standard input is closed, which happens when the server ends."""
+    # No client waits for the shadow. The process that loads its versions inherits the priority.
+    os.nice(_NICE)
     # Ctrl-C is handled by the server, which then closes standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.INFO, format="%(levelname)s shadow: %(message)s")

@@ -41,10 +41,10 @@ def test_the_connection_form_has_the_tracking_uri_and_the_address_of_the_pages(m
 
 
 def test_airflow_knows_the_links(manager):
-    from airflow_mlops.links import DataDocsLink, MLflowRunLink, ReportLink
+    from airflow_mlops.links import DataDocsLink, EndpointLink, MLflowRunLink, ReportLink
 
-    known = set(manager.extra_links_class_names)
-    assert {f"{link.__module__}.{link.__name__}" for link in (DataDocsLink, MLflowRunLink, ReportLink)} <= known
+    known, links = set(manager.extra_links_class_names), (DataDocsLink, EndpointLink, MLflowRunLink, ReportLink)
+    assert {f"{link.__module__}.{link.__name__}" for link in links} <= known
 
 
 def test_settings_have_their_defaults(monkeypatch):
@@ -92,10 +92,10 @@ def test_a_failed_connection_test_has_the_reason_and_no_secret(connection, messa
 
 DAG = """
 from airflow.sdk import DAG, BaseOperator
-from airflow_mlops.links import DataDocsLink, MLflowRunLink, ReportLink
+from airflow_mlops.links import DataDocsLink, EndpointLink, MLflowRunLink, ReportLink
 
 class Returns(BaseOperator):
-    operator_extra_links = (DataDocsLink(), MLflowRunLink(), ReportLink())
+    operator_extra_links = (DataDocsLink(), EndpointLink(), MLflowRunLink(), ReportLink())
     def __init__(self, *, result, **kwargs):
         super().__init__(**kwargs)
         self.result = result
@@ -136,12 +136,32 @@ def test_the_links_to_pages_lead_to_the_api_server(run_dag, monkeypatch, tmp_pat
     result = {
         "docs_url": store.url_of("docs/a%2Fb/run 1/index.html"),
         "report_url": ArtifactStore(f"file://{tmp_path}").url_of("reports/x.html"),
+        "endpoint": {"url": "http://late.serving.svc/v2/models/late"},
     }
     run = run_dag(DAG.format(dag_id="page_links", result=result))
     served = "https://airflow.example.com/team/mlops/artifacts/docs/a%252Fb/run%201/index.html"
     assert run.xcom("work", "_link_DataDocsLink") == served
     # Only the configured store is served.
     assert run.xcom("work", "_link_ReportLink") == result["report_url"]
+    assert run.xcom("work", "_link_EndpointLink") == result["endpoint"]["url"]
+
+
+@pytest.mark.parametrize(
+    ("result", "address"),
+    [
+        ({"endpoint": {"url": "https://late.example.org/v2/models/late"}}, "https://late.example.org/v2/models/late"),
+        # A browser would run it.
+        ({"endpoint": {"url": "javascript:alert(1)"}}, ""),
+        ({"endpoint": {}}, ""),
+        # The deployment has failed.
+        ({"endpoint": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_link_to_an_endpoint_is_an_address_of_http(result, address):
+    from airflow_mlops.links import EndpointLink
+
+    assert EndpointLink().address(None, result) == address
 
 
 VALIDATION = """

@@ -68,6 +68,21 @@ def problem(pods: Sequence[Json]) -> str:
     return ""
 
 
+def unanswered(pods: Sequence[Json]) -> str:
+    """Request the readiness of the servers in the pods, to find out whether all of them answer.
+
+    :return: the first problem as a phrase; empty if all pods answer that they are ready
+    """
+    for pod in pods:
+        try:
+            _call(pod, "/v2/health/ready", None, {})
+        except urllib.error.HTTPError as error:
+            return f"{_name(pod)} answers with HTTP status {error.code}: {_error(error) or 'no reason'}"
+        except (OSError, ValueError, KeyError) as error:
+            return f"{_name(pod)} gives no valid response: {type(error).__name__}: {error}"
+    return ""
+
+
 def _ask(pod: Json, ref: ModelVersionRef, path: str, body: Any, token: str | None) -> dict[str, Any]:
     path = f"/v2/models/{quote(ref.model, safe='')}{path}"
     headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import NamedTuple
 
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.serving import manifests
+from airflow_mlops.compute.kubernetes.serving import manifests, state
 from airflow_mlops.compute.kubernetes.serving.api import EndpointApi
+from airflow_mlops.compute.kubernetes.serving.check import unanswered
 from airflow_mlops.compute.kubernetes.serving.release import Record, Release
-from airflow_mlops.core.errors import ComputeError
+from airflow_mlops.core.errors import ComputeError, DeploymentError
 
-# Seconds within which the pods of a deleted object must end.
-_DELETION_SECONDS = 180
+# Seconds within which the pods of a deleted object must end, and a restored endpoint must answer.
+_DELETION_SECONDS, _RESTORED_SECONDS = 180, 300
 _POLL_SECONDS = 1.0
 
 
-def put_back(api: EndpointApi, call: str) -> str:
+class Restored(NamedTuple):
+    """What :func:`put_back` has done.
+
+    :param said: a description as a sentence
+    :param release: the restored release; ``None`` if none was restored
+    """
+
+    said: str
+    release: Release | None = None
+
+
+def put_back(api: EndpointApi, call: str) -> Restored:
     """Apply the last verified release again, or delete the objects if there was none.
+
+    The function does not wait for the pods of the release, see :func:`wait_until_answering`.
 
     :param api: requests about the endpoint
     :param call: identifier of the task whose release is replaced. Nothing is done if another task has deployed in the
         meantime
-    :return: a sentence that describes what was done
     """
     record = api.record()
     if record.trying is None or record.trying.call != call:
-        return "Nothing was restored, because another task has deployed in the meantime."
+        return Restored("Nothing was restored, because another task has deployed in the meantime.")
     if record.good is None:
         remove(api, record)
-        return "The endpoint was removed, because there was no endpoint before."
+        return Restored("The endpoint was removed, because there was no endpoint before.")
     apply_all(api, record.good.manifests)
     delete_others(api, record.trying, record.good.manifests)
     api.write_record(Record(good=record.good))
     followed = ", which follows the champion," if record.good.endpoint.follows else ""
-    return f"The endpoint of {record.good.endpoint.version}{followed} was restored."
+    return Restored(f"The endpoint of {record.good.endpoint.version}{followed} was restored.", record.good)
+
+
+def wait_until_answering(api: EndpointApi, release: Release) -> None:
+    """Wait until all pods of a restored release are ready, and all servers answer that they have a version.
+
+    :param api: requests about the endpoint
+    :param release: the restored release
+    :raises DeploymentError: the endpoint does not answer within five minutes, or was deleted
+    :raises ComputeError: a pod cannot start, for example because its image does not exist any more
+    """
+    start, template = time.time(), state.template(release.manifests[0])
+    watch = state.Watch(start, math.inf)
+    while True:
+        live = api.get(release.manifests[0])
+        if live is None:
+            raise DeploymentError(f"{release.manifests[0]['kind']} {api} was deleted.")
+        pods = api.pods(template)
+        ready = [pod for pod in pods if state.pod_ready(pod)]
+        said = state.progress(pods)
+        if ready and state.is_ready(live) and not (said := unanswered(ready)):
+            return
+        if (error := watch.error(pods, now := time.time())) is not None:
+            raise error
+        if now - start > _RESTORED_SECONDS:
+            raise DeploymentError(f"No answer within {_RESTORED_SECONDS} s ({said}).")
+        time.sleep(_POLL_SECONDS)
 
 
 def remove(api: EndpointApi, record: Record) -> None:

@@ -19,7 +19,14 @@ from airflow_mlops.compute.kubernetes.serving.api import EndpointApi
 from airflow_mlops.compute.kubernetes.serving.check import problem, verify
 from airflow_mlops.compute.kubernetes.serving.errors import explained
 from airflow_mlops.compute.kubernetes.serving.release import Record, Release
-from airflow_mlops.compute.kubernetes.serving.restoring import apply_all, delete_others, put_back, wait_until_gone
+from airflow_mlops.compute.kubernetes.serving.restoring import (
+    Restored,
+    apply_all,
+    delete_others,
+    put_back,
+    wait_until_answering,
+    wait_until_gone,
+)
 from airflow_mlops.compute.kubernetes.serving.target import Target
 from airflow_mlops.compute.kubernetes.serving.trigger import RolloutTrigger
 from airflow_mlops.compute.kubernetes.step_manifest import (
@@ -98,7 +105,7 @@ class Rollout:
     def put_back(self) -> None:
         """Restore the previous release, or remove the endpoint if there was none, because a user has ended the task."""
         if self._begun:
-            self._log.info("%s", put_back(self._api, self._id))
+            self._log.info("%s", put_back(self._api, self._id).said)
 
     def _apply(self) -> tuple[Release, float]:
         """Write the record of the previous and the new release, and then apply the objects of the new release."""
@@ -217,17 +224,35 @@ class Rollout:
         return release
 
     def _failed(self, error: MLOpsError) -> MLOpsError:
-        """Restore the previous release, or remove the endpoint if there was none.
+        """Restore the previous release and wait until it answers, or remove the endpoint if there was none.
 
         :return: the error with which the task fails
         """
         try:
-            said = put_back(self._api, self._id)
+            restored = put_back(self._api, self._id)
         except Exception as second:  # noqa: BLE001 - the first error matters more
             said = f"The previous state could not be restored ({one_line(second, 300)}). The next try restores it."
+        else:
+            # If a user ends the task while it waits, nothing is left to restore.
+            self._begun = False
+            said = self._awaited(restored)
         found = type(error)(f"{error} {said}")
         found.retryable = error.retryable
         return found
+
+    def _awaited(self, restored: Restored) -> str:
+        """Wait until a restored endpoint answers, and return what was done as a sentence."""
+        if restored.release is None:
+            return restored.said
+        self._log.info("%s Waiting until it answers.", restored.said)
+        done = restored.said.removesuffix(".")
+        try:
+            wait_until_answering(self._api, restored.release)
+        except SystemExit:
+            raise
+        except BaseException as second:  # noqa: BLE001 - a timeout of Airflow is no Exception, and the first error matters more
+            return f"{done}, but it does not answer ({one_line(second, 300)}). Look at its pods, or deploy again."
+        return f"{done}, and it answers."
 
     def _defer(self, since: float) -> None:
         limit, start = self._context["task"].execution_timeout, self._context["ti"].start_date

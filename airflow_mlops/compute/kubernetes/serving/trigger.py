@@ -122,4 +122,4 @@ class RolloutTrigger(BaseTrigger):
             self.log.exception("The previous state of %s/%s could not be restored.", self.namespace, self.name)
 
     def _put_back(self) -> str:
-        return put_back(EndpointApi(self.name, self.namespace, self.conn_id), self.call)
+        return put_back(EndpointApi(self.name, self.namespace, self.conn_id), self.call).said

@@ -33,7 +33,6 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import writing as writing_module
 from airflow_mlops.serving.http import access as access_module
 from airflow_mlops.serving.http.access import AccessLog
-from airflow_mlops.serving.http.connections import OneWrite
 from airflow_mlops.serving.http.messages import ID, VERSION
 from airflow_mlops.serving.layout import window_at
 from airflow_mlops.serving.log import Answer, _logged
@@ -313,20 +312,3 @@ def test_a_reader_of_the_access_log_that_stops_reading_delays_no_answer(monkeypa
     numbers = [json.loads(line)["bytes"] for line in b"".join(received).splitlines()]
     assert 0 < dropped == 2_000 - len(numbers)
     assert numbers == sorted(set(numbers))
-
-
-def test_the_head_of_an_answer_is_sent_with_its_body():
-    sent: list[list[bytes]] = []
-    transport = SimpleNamespace(
-        is_closing=lambda: False, close=lambda: sent.append([b"closed"]), write=lambda data: sent.append([data]),
-        writelines=lambda parts: sent.append(list(parts)),
-    )  # fmt: skip
-    writer = OneWrite(transport)
-    for part in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"more"):
-        writer.write(part)
-    assert [b"".join(parts) for parts in sent] == [
-        b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nbody", b"more",
-    ]  # fmt: skip
-    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-    writer.close()
-    assert sent[3:] == [[b"HTTP/1.1 204 No Content\r\n\r\n"], [b"closed"]]

@@ -71,11 +71,11 @@ def verified(api: Objects, found: Release) -> None:
 @pytest.mark.parametrize("after", [{}, {"max_replicas": 5}, {"replicas": 3}])
 def test_the_verified_release_is_restored_with_exactly_its_objects(before, after):
     api = Objects()
-    verified(api, release(1, "a", **before))
+    verified(api, there_was := release(1, "a", **before))
     there = deepcopy(api.found)
     api.begin(release(2, "b", **after))
     assert api.found != there
-    assert "v1" in put_back(api, "b")
+    assert put_back(api, "b").release == there_was
     if "max_replicas" in before:
         # An autoscaler chooses the number of pods.
         assert 2 <= api.found["Deployment", "late"]["spec"].pop("replicas") <= 4
@@ -86,7 +86,7 @@ def test_the_verified_release_is_restored_with_exactly_its_objects(before, after
 def test_a_failed_first_deployment_leaves_no_objects():
     api = Objects()
     api.begin(release(1, "a", max_replicas=3))
-    put_back(api, "a")
+    assert put_back(api, "a").release is None
     assert api.found == {}
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_restored_over_the_deployment_of_another_task():
     api.begin(release(2, "b"))
     api.begin(release(3, "c"))
     there = dict(api.found)
-    put_back(api, "b")
+    assert put_back(api, "b").release is None
     assert api.found == there
 
 

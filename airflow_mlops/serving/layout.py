@@ -32,7 +32,7 @@ def online_folder(model: str, apart: Apart | None = None) -> str:
 
 def servers_folder(model: str) -> str:
     """Return the folder of the artifact store with the records of the servers of a model, see
-    :mod:`airflow_mlops.serving.uptime`."""
+    :mod:`airflow_mlops.serving.log.uptime`."""
     return f"online-servers/{folder_name(model)}"
 
 

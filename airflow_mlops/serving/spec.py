@@ -27,9 +27,9 @@ class ServeSpec(Model):
     :param window: length of the time windows of the predictions
     :param log: whether predictions are logged
     :param shadow: number or alias of a version that scores the same rows in the shadow, see
-        :mod:`airflow_mlops.serving.shadowing`
+        :mod:`airflow_mlops.serving.sending.shadow`
     :param canary: number or alias of a version that answers a share of the requests, see
-        :mod:`airflow_mlops.serving.canary`
+        :mod:`airflow_mlops.serving.canary.answering`
     :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
         default
     :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the

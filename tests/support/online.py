@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.rows.request import InputColumns
 
 if TYPE_CHECKING:
     import pyarrow as pa

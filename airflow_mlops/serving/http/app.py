@@ -16,17 +16,17 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.serving.canary import Canary
-from airflow_mlops.serving.following import Following
+from airflow_mlops.serving.canary.answering import Canary
 from airflow_mlops.serving.http.access import AccessLog
 from airflow_mlops.serving.http.endpoint import Endpoint
 from airflow_mlops.serving.http.routes import Answered, unknown
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.online_features import OnlineFeatures
-from airflow_mlops.serving.shadowing import Shadowing
+from airflow_mlops.serving.rows.online_features import OnlineFeatures
+from airflow_mlops.serving.sending.answers import Writing
+from airflow_mlops.serving.sending.shadow import Shadowing
 from airflow_mlops.serving.spec import CANARY_SHARE, ServeSpec
-from airflow_mlops.serving.versions import Versions
-from airflow_mlops.serving.writing import Writing
+from airflow_mlops.serving.versions.following import Following
+from airflow_mlops.serving.versions.loaded import Versions
 
 
 def create_app(spec: ServeSpec, access_log: BinaryIO | RawIOBase | None = None) -> Starlette:

@@ -18,8 +18,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.columns import INTERVAL_COLUMNS
 from airflow_mlops.metrics.interval_ends import ends
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving.canary import Canary
-from airflow_mlops.serving.explaining import Explained, Explaining
+from airflow_mlops.serving.canary.answering import Canary
 from airflow_mlops.serving.http import protocol
 from airflow_mlops.serving.http.messages import (
     VERSION,
@@ -30,15 +29,16 @@ from airflow_mlops.serving.http.messages import (
     read_body,
     request_id_of,
 )
-from airflow_mlops.serving.log import Answer
+from airflow_mlops.serving.log.spool import Answer
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.other_columns import converted
 from airflow_mlops.serving.refusals import RefusedError
-from airflow_mlops.serving.rows import Rows
-from airflow_mlops.serving.shadowing import Shadowing
+from airflow_mlops.serving.rows.other_columns import converted
+from airflow_mlops.serving.rows.request import Rows
+from airflow_mlops.serving.sending.answers import Writing
+from airflow_mlops.serving.sending.explanations import Explained, Explaining
+from airflow_mlops.serving.sending.shadow import Shadowing
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served, Versions
-from airflow_mlops.serving.writing import Writing
+from airflow_mlops.serving.versions.loaded import Served, Versions
 
 if TYPE_CHECKING:
     from starlette.requests import Request

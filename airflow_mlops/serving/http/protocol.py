@@ -17,10 +17,10 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.columns import INTERVAL_COLUMNS
 from airflow_mlops.metrics.interval_ends import ends
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.loaded import Served
 
 if TYPE_CHECKING:
-    from airflow_mlops.serving.rows import Rows
+    from airflow_mlops.serving.rows.request import Rows
 _DATATYPES = {"number": "FP64", "integer": "INT64", "string": "BYTES"}
 _NUMPY = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",

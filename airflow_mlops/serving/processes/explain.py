@@ -1,6 +1,6 @@
 """Compute the attributions of rows in a separate process: ``python -m airflow_mlops.serving.processes.explain``.
 
-The process reads messages from standard input (:mod:`airflow_mlops.serving.explaining`) and writes one message to
+The process reads messages from standard input (:mod:`airflow_mlops.serving.sending.explanations`) and writes one message to
 standard output for each. It ends when standard input is closed. The libraries of boosted trees take time and memory to
 load, and could crash when they read a stored model. Because they run in a separate process, requests without
 attributions are not affected.

@@ -43,10 +43,10 @@ from airflow_mlops.registry.canary_counts import ServerCounts
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import download_unchanged
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.serving.failures import Failures, absent
 from airflow_mlops.serving.light import hide, postpone
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.failures import Failures, absent
+from airflow_mlops.serving.versions.loaded import Served
 
 _RETRY_SECONDS = 5.0
 # Changes often follow each other, as a rollback follows a promotion.

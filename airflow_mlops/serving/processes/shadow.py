@@ -3,7 +3,7 @@
 The scoring runs in a separate process: ``python -m airflow_mlops.serving.processes.shadow``.
 
 The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has
-answered (:mod:`airflow_mlops.serving.shadowing`). The process scores these rows with another version and logs the
+answered (:mod:`airflow_mlops.serving.sending.shadow`). The process scores these rows with another version and logs the
 predictions. It reports its state on standard output, as one JSON object per line. It ends when standard input is
 closed, after it has written its log.
 """
@@ -25,14 +25,14 @@ from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving.following import Following
-from airflow_mlops.serving.log import Answer, PredictionSpool, open_spool
+from airflow_mlops.serving.log.spool import Answer, PredictionSpool, open_spool
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.other_columns import converted
 from airflow_mlops.serving.processes import frames
-from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.rows.other_columns import converted
+from airflow_mlops.serving.rows.request import Rows
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Versions
+from airflow_mlops.serving.versions.following import Following
+from airflow_mlops.serving.versions.loaded import Versions
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Write the log of predictions, in a separate process: ``python -m airflow_mlops.serving.processes.write``.
 
 In the process of the server, writing the log would delay responses. This process reads the settings as JSON from the
-first line of standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). Every second, it reports the
+first line of standard input, and then the answers (:mod:`airflow_mlops.serving.sending.answers`). Every second, it reports the
 state of the log as one JSON object in a line of standard output. It ends when standard input is closed, after it has
 written and uploaded the answers that it has received. The signals that end the server do not end this process.
 """
@@ -35,12 +35,12 @@ from airflow_mlops.data.columns import Apart
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving.light import without_pandas
-from airflow_mlops.serving.log import Answer, open_spool
+from airflow_mlops.serving.log.spool import Answer, open_spool
+from airflow_mlops.serving.log.uptime import State
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows import MANY_ROWS, InputColumns, Rows
+from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns, Rows
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.uptime import State
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.loaded import Served
 
 log = logging.getLogger(__name__)
 

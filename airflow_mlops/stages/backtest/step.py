@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -60,14 +61,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     name = spec.outcomes or f"{spec.model}_outcomes"
     periods = _periods(spec, name, ref, contract, context)
     metric = metric_of(spec.policy, contract)
-    others = Others()
-    if spec.trainer is None:
-        # A check of the first window would compare the same trainers.
-        fitted = len(PASTS) * (2 * periods[0].rows.num_rows + periods[1].rows.num_rows)
-        entries = Ledger(context.store, spec.model).entries()
-        others = other_trainers(ref, training.trainer, entries, fitted, client)
-        for note in others.notes:
-            context.progress(note)
+    others = _others(spec, ref, training, periods, client, context)
     windows = [period.window for period in periods]
     context.progress(f"Replaying {len(windows) - 1} windows of {name} from {ref} on {windows[0].label}.")
     seconds: list[float] = []
@@ -114,6 +108,24 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     context.store.write_bytes(f"{key}.html", render(result).encode())
     context.store.write_json(f"{key}.json", result.model_dump(mode="json"))
     return result
+
+
+def _others(
+    spec: BacktestSpec,
+    ref: ModelVersionRef,
+    training: Training,
+    periods: Sequence[Period],
+    client: MlflowClient,
+    context: StepContext,
+) -> Others:
+    """Return the trainers that a check of the first window would compare; none if the user names the trainer."""
+    if spec.trainer is not None:
+        return Others()
+    fitted = len(PASTS) * (2 * periods[0].rows.num_rows + periods[1].rows.num_rows)
+    others = other_trainers(ref, training.trainer, Ledger(context.store, spec.model).entries(), fitted, client)
+    for note in others.notes:
+        context.progress(note)
+    return others
 
 
 def _version(spec: BacktestSpec, client: MlflowClient, context: StepContext) -> ModelVersionRef:

@@ -16,8 +16,8 @@ from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.registry import canary_counts
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.versions import by_alias
-from airflow_mlops.serving.canary import place
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.canary.answering import place
+from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.stages.canary import step as canary_step
 from airflow_mlops.stages.canary.spec import CanarySpec
 from airflow_mlops.stages.context import StepContext

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from airflow_mlops.core.contract import FeatureColumn, ModelContract, PredictionInterval
 from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
 from tests.integration.conftest import free_port
 from tests.support.endpoint import answering, register
 

@@ -32,10 +32,10 @@ from airflow_mlops.data.feast import online, request
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.serving.log import _parquet
-from airflow_mlops.serving.merge import merge
-from airflow_mlops.serving.online_features import OnlineFeatures
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.log.merge import merge
+from airflow_mlops.serving.log.spool import _parquet
+from airflow_mlops.serving.rows.online_features import OnlineFeatures
+from airflow_mlops.serving.rows.request import InputColumns
 from airflow_mlops.stages.compare_features import step as compare_features
 from airflow_mlops.stages.compare_features.spec import CompareFeaturesSpec
 from airflow_mlops.stages.context import StepContext

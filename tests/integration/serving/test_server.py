@@ -35,9 +35,9 @@ from airflow_mlops.data.predictions.privacy import Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.versions import download
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.loaded import Served
 from airflow_mlops.stages.deploy.spec import Check
 from airflow_mlops.stages.runner import run_call
 from benchmarks.serve import memory_mb

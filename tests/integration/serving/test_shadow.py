@@ -14,7 +14,7 @@ import requests
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.predictions.log import PredictionLog
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec

@@ -19,9 +19,9 @@ from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.versions import download
-from airflow_mlops.serving.explaining import Explained, Explaining
+from airflow_mlops.serving.sending.explanations import Explained, Explaining
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.loaded import Served
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec

@@ -13,7 +13,8 @@ _ahead, _time = Path(os.environ["MLOPS_TEST_CLOCK"]), time.time
 time.time = lambda: _time() + float(_ahead.read_text())
 
 if "airflow_mlops.serving.processes.write" in sys.orig_argv:
-    from airflow_mlops.serving import log, uptime
+    from airflow_mlops.serving.log import spool as log
+    from airflow_mlops.serving.log import uptime
 
     # Days pass quickly, so predictions are uploaded and merged more often.
     log._UPLOAD_SECONDS, log._MERGE_SECONDS = 0.5, 0.5

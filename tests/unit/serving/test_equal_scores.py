@@ -21,9 +21,9 @@ from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.serving.http.app import create_app
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.rows.request import InputColumns
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.loaded import Served
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.scoring import score
 from airflow_mlops.stages.train.candidate import fit_candidate, load_data

@@ -15,8 +15,8 @@ from airflow_mlops.serving.http import protocol
 from airflow_mlops.serving.http.access import AccessLog
 from airflow_mlops.serving.http.routes import Answered
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows import InputColumns
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.rows.request import InputColumns
+from airflow_mlops.serving.versions.loaded import Served
 
 CONTRACT = ModelContract(
     task="regression", label="y", dataset_name="d", dataset_id="i", features=[FeatureColumn(name="x", kind="number")]

@@ -13,11 +13,11 @@ from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import attributions
-from airflow_mlops.serving.explaining import Explaining, _column
 from airflow_mlops.serving.processes.explain import Explainers, answer
 from airflow_mlops.serving.refusals import RefusedError
-from airflow_mlops.serving.rows import InputColumns
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.rows.request import InputColumns
+from airflow_mlops.serving.sending.explanations import Explaining, _column
+from airflow_mlops.serving.versions.loaded import Served
 
 CONTRACT = ModelContract(
     task="multiclass", label="y", classes=["a", "b", "c"], dataset_name="d", dataset_id="i",

@@ -1,7 +1,7 @@
 import pytest
 
-from airflow_mlops.serving import failures
 from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import failures
 
 
 @pytest.fixture

@@ -21,16 +21,16 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving import shadowing
 from airflow_mlops.serving.layout import window_at
-from airflow_mlops.serving.log import Answer, PredictionSpool
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
+from airflow_mlops.serving.log.spool import Answer, PredictionSpool
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.other_columns import converted, difference
 from airflow_mlops.serving.processes.shadow import Shadow, packed, unpacked
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.rows.other_columns import converted, difference
+from airflow_mlops.serving.rows.request import InputColumns
+from airflow_mlops.serving.sending import shadow as shadowing
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served, Versions
+from airflow_mlops.serving.versions.loaded import Served, Versions
 
 NOW = 1_700_000_000.0
 KINDS = {"a": "number", "n": "integer", "s": "string"}

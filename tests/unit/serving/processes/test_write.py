@@ -30,19 +30,19 @@ from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.predictions.privacy import KEEP_ALL
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving import writing as writing_module
 from airflow_mlops.serving.http import access as access_module
 from airflow_mlops.serving.http.access import AccessLog
 from airflow_mlops.serving.http.messages import ID, VERSION
 from airflow_mlops.serving.layout import window_at
-from airflow_mlops.serving.log import Answer, _logged
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
+from airflow_mlops.serving.log.spool import Answer, _logged
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.write import answers, message, packed
-from airflow_mlops.serving.rows import MANY_ROWS, InputColumns
+from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns
+from airflow_mlops.serving.sending import answers as writing_module
+from airflow_mlops.serving.sending.answers import Writing
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served, Versions
-from airflow_mlops.serving.writing import Writing
+from airflow_mlops.serving.versions.loaded import Served, Versions
 
 NOW = 1_700_000_000.0
 CONTRACT = ModelContract(

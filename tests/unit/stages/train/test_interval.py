@@ -29,9 +29,9 @@ from airflow_mlops.models.refitting import refit
 from airflow_mlops.operators import EvaluateOperator, TrainOperator
 from airflow_mlops.serving.http import protocol
 from airflow_mlops.serving.http.endpoint import _predictions
-from airflow_mlops.serving.log import Answer, _logged
-from airflow_mlops.serving.rows import InputColumns
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.log.spool import Answer, _logged
+from airflow_mlops.serving.rows.request import InputColumns
+from airflow_mlops.serving.versions.loaded import Served
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.scoring import _scored
 from airflow_mlops.stages.train.candidate import fit_candidate, load_data

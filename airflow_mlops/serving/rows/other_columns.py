@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.types import as_doubles
-from airflow_mlops.serving.rows import InputColumns, Rows, as_list
+from airflow_mlops.serving.rows.request import InputColumns, Rows, as_list
 
 
 def difference(sent: InputColumns, wanted: InputColumns) -> str | None:

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_mlops.data.columns import Apart
-from airflow_mlops.serving.log import Answer, prepare
-from airflow_mlops.serving.log_options import in_sample
+from airflow_mlops.serving.log.options import in_sample
+from airflow_mlops.serving.log.spool import Answer, prepare
+from airflow_mlops.serving.log.uptime import State
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.write import Packed, message, packed, state_message
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.uptime import State
-from airflow_mlops.serving.versions import Served, Versions
+from airflow_mlops.serving.versions.loaded import Served, Versions
 
 log = logging.getLogger(__name__)
 

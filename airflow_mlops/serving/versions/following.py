@@ -23,10 +23,10 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.canary_counts import ServerCounts
 from airflow_mlops.registry.light import Aliases
 from airflow_mlops.registry.versions import CHAMPION
-from airflow_mlops.serving.failures import Failures, absent
-from airflow_mlops.serving.online_features import OnlineFeatures
+from airflow_mlops.serving.rows.online_features import OnlineFeatures
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served, Versions
+from airflow_mlops.serving.versions.failures import Failures, absent
+from airflow_mlops.serving.versions.loaded import Served, Versions
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.overview import index
-from airflow_mlops.serving import log
 from airflow_mlops.serving.layout import online_folder, window_at
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log import spool as log
+from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows import InputColumns
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.rows.request import InputColumns
+from airflow_mlops.serving.versions.loaded import Served
 
 NOW = 1_700_000_000.0
 

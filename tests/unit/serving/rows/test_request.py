@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.models.inputs import numbers
 from airflow_mlops.models.onnx.feeds import singles
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.serving.rows import MANY_ROWS, InputColumns, as_column
+from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns, as_column
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ and deletes them from the spool. If the store cannot be reached, the spool grows
 killed, the next server uploads the files of the spool; the predictions of the last second are lost. An upload creates
 its file only if it does not exist, so no prediction is uploaded twice.
 
-For a window without requests (:mod:`airflow_mlops.serving.quiet`), a file without rows is uploaded.
+For a window without requests (:mod:`airflow_mlops.serving.log.quiet`), a file without rows is uploaded.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, SHARE, online_folder, spool_folder, window_at
-from airflow_mlops.serving.log_options import in_sample, with_privacy
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
+from airflow_mlops.serving.log.options import in_sample, with_privacy
+from airflow_mlops.serving.log.quiet import QuietWindows
+from airflow_mlops.serving.log.uptime import State, UptimeWriter
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.quiet import QuietWindows
-from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.rows.request import Rows
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.uptime import State, UptimeWriter
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.loaded import Served
 
 if TYPE_CHECKING:
     from airflow_mlops.metrics.predictions import Predictions

@@ -15,11 +15,11 @@ from airflow_mlops.data.predictions.versions import rows_by_version
 from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import window_at
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
-from tests.unit.serving.test_log import NOW, answer, spool
+from tests.unit.serving.log.test_spool import NOW, answer, spool
 
 NAME = "m_predictions"
 

@@ -9,10 +9,10 @@ import pytest
 
 from airflow_mlops.core.errors import RegistryUnavailableError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.serving import following
-from airflow_mlops.serving.failures import Failures
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Versions
+from airflow_mlops.serving.versions import following
+from airflow_mlops.serving.versions.failures import Failures
+from airflow_mlops.serving.versions.loaded import Versions
 
 AWAY = RegistryUnavailableError("MLflow is away.")
 

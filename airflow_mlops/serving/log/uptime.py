@@ -32,7 +32,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import servers_folder, window_at
 
 if TYPE_CHECKING:
-    from airflow_mlops.serving.versions import Served
+    from airflow_mlops.serving.versions.loaded import Served
 
 log = logging.getLogger(__name__)
 

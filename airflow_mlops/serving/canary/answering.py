@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_mlops.registry.canary_counts import ServerCounts
-from airflow_mlops.serving.failure_counts import FailureCounts
-from airflow_mlops.serving.other_columns import difference
-from airflow_mlops.serving.rows import Rows, as_list
-from airflow_mlops.serving.versions import Served, Versions
-from airflow_mlops.serving.withdrawal import Record, worse
+from airflow_mlops.serving.canary.failure_counts import FailureCounts
+from airflow_mlops.serving.canary.withdrawal import Record, worse
+from airflow_mlops.serving.rows.other_columns import difference
+from airflow_mlops.serving.rows.request import Rows, as_list
+from airflow_mlops.serving.versions.loaded import Served, Versions
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import FeatureStoreError, SchemaError
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.data.feast.logged import entity_types, feature_refs
-from airflow_mlops.serving.rows import InputColumns, Rows, as_column
+from airflow_mlops.serving.rows.request import InputColumns, Rows, as_column
 
 if TYPE_CHECKING:
     from feast import FeatureStore

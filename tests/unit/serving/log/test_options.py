@@ -20,14 +20,14 @@ from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy, Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.serving import log
 from airflow_mlops.serving.layout import online_folder, window_at
-from airflow_mlops.serving.log_options import in_sample
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log import spool as log
+from airflow_mlops.serving.log.merge import merge
+from airflow_mlops.serving.log.options import in_sample
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.rows.request import InputColumns
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.versions.loaded import Served
 
 NOW = 1_700_000_000.0
 KEY, OTHER = Pseudonymizer(b"0123456789abcdef"), Pseudonymizer(b"fedcba9876543210")

@@ -16,7 +16,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from airflow_mlops.serving.log import Answer
+from airflow_mlops.serving.log.spool import Answer
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.shadow import packed
 from airflow_mlops.serving.spec import ServeSpec

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.failures import Requests, excessive
-from airflow_mlops.serving import failure_counts
-from airflow_mlops.serving.canary import Canary, place
+from airflow_mlops.serving.canary import failure_counts
+from airflow_mlops.serving.canary.answering import Canary, place
+from airflow_mlops.serving.canary.withdrawal import Record, worse
 from airflow_mlops.serving.http.endpoint import Endpoint
 from airflow_mlops.serving.http.messages import VERSION
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.other_columns import converted
-from airflow_mlops.serving.rows import MANY_ROWS, InputColumns
+from airflow_mlops.serving.rows.other_columns import converted
+from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns
 from airflow_mlops.serving.spec import ServeSpec
-from airflow_mlops.serving.versions import Served, Versions
-from airflow_mlops.serving.withdrawal import Record, worse
+from airflow_mlops.serving.versions.loaded import Served, Versions
 
 CONTRACT = ModelContract(
     task="regression", label="y", dataset_name="d", dataset_id="i", watched=["price"],

@@ -34,7 +34,7 @@ from airflow_mlops.data.datasets.pointers import slot_id
 from airflow_mlops.data.predictions import log as prediction_log
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import DETAILS, SHARE, online_folder
-from airflow_mlops.serving.log_options import conformed, strictest, with_privacy
+from airflow_mlops.serving.log.options import conformed, strictest, with_privacy
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import realised
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.registry.cache import InUse
-from airflow_mlops.serving.online_features import Lookup, OnlineFeatures
-from airflow_mlops.serving.rows import InputColumns, Rows
+from airflow_mlops.serving.rows.online_features import Lookup, OnlineFeatures
+from airflow_mlops.serving.rows.request import InputColumns, Rows
 from airflow_mlops.serving.spec import ServeSpec
 
 if TYPE_CHECKING:

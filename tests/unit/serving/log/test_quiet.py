@@ -15,16 +15,16 @@ from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_datas
 from airflow_mlops.data.datasets.pointers import read, window_keys, withdraw
 from airflow_mlops.data.predictions.versions import latest_version, rows_by_version
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.serving import log
 from airflow_mlops.serving.layout import servers_folder
+from airflow_mlops.serving.log import spool as log
+from airflow_mlops.serving.log.quiet import why_not
+from airflow_mlops.serving.log.uptime import State, Uptime
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.write import answers, state_message
-from airflow_mlops.serving.quiet import why_not
-from airflow_mlops.serving.uptime import State, Uptime
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
-from tests.unit.serving.test_log import answer
+from tests.unit.serving.log.test_spool import answer
 
 DAY = Window.model_validate("2026-03-03")
 NAME = "m_predictions"

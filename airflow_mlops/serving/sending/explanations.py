@@ -21,8 +21,8 @@ from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving.processes.frames import packed, unpacked
 from airflow_mlops.serving.refusals import RefusedError
-from airflow_mlops.serving.rows import Rows, as_list
-from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.rows.request import Rows, as_list
+from airflow_mlops.serving.versions.loaded import Served
 
 # Requests that may wait for the process at the same time.
 _WAITING = 64

@@ -20,7 +20,7 @@ from airflow_mlops.data.datasets.pointers import tombstones, window_keys
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 from airflow_mlops.serving.layout import online_folder, servers_folder, window_at
-from airflow_mlops.serving.uptime import MARGIN, PAUSE, Uptime
+from airflow_mlops.serving.log.uptime import MARGIN, PAUSE, Uptime
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The version that answers a share of the requests, and its withdrawal."""

@@ -1,0 +1,1 @@
+"""The log of predictions: spool, upload, and datasets to which labels can be joined."""

@@ -1,0 +1,1 @@
+"""Rows of requests: the rows that the contract describes, features from Feast, and rows for another version."""

@@ -18,7 +18,7 @@ import requests
 from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import online_folder
-from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.log.merge import merge
 from tests.integration.conftest import free_port
 from tests.support.deployed import Champions
 from tests.support.endpoint import Load, answering, children

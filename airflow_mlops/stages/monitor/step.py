@@ -109,12 +109,6 @@ def _check(spec: MonitorSpec, context: StepContext) -> Check:
             f"Dataset {name!r} has {kind} predictions, but monitoring reports are only about the champion's predictions. "
             "Set `dataset` to the champion's predictions. To compare the two versions, use EvaluateOperator."
         )
-    for dataset in datasets:
-        if "score" not in dataset.manifest.column_names:
-            raise SchemaError(
-                f"Dataset {dataset.manifest.name!r} has no predictions, because it has no column 'score'. Set `dataset` to the output of "
-                "ScoreOperator or JoinLabelsOperator."
-            )
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)
     if window is None:
         raise SpecError("The dataset to monitor has no time window. Set window= to the window of the report.")
@@ -140,7 +134,14 @@ def _reference(
 
     :param present: the champion
     :param stored: the model contract that is stored with the champion
+    :raises SchemaError: a dataset has no predictions
     """
+    for dataset in check.datasets:
+        if "score" not in dataset.manifest.column_names:
+            raise SchemaError(
+                f"Dataset {dataset.manifest.name!r} has no predictions, because it has no column 'score'. Set `dataset` to the output of "
+                "ScoreOperator or JoinLabelsOperator."
+            )
     scored_by = training_reference.version_of(check.datasets, present, client, check.latest_version)
     if scored_by != present:
         stored = contracts.read(client, check.store, scored_by)

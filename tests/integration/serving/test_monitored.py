@@ -22,6 +22,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets
 from airflow_mlops.data.datasets.pointers import window_keys
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving.layout import servers_folder
 from airflow_mlops.settings import default_store
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
@@ -73,6 +74,11 @@ def test_a_month_with_days_without_requests_is_monitored(run_dag, client, mlflow
     go(1)
     where = SimpleNamespace(model=model, url=store.url, mlflow=mlflow_server)
     with served(where, tmp_path / "spool", **environment) as server:
+        # The record of the server begins with the first state that the server sends, within five seconds.
+        end = time.monotonic() + 60
+        while not store.keys(servers_folder(model)):
+            assert time.monotonic() < end, server.lines
+            time.sleep(0.1)
         for day, count in REQUESTS.items():
             go(day)
             for start in range(0, count, 100):

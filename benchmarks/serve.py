@@ -1,7 +1,7 @@
 """Requests per second and latency of the online endpoint, compared with MLflow's own server and a bare loop.
 
-``python -m benchmarks.serve [--seconds 1] [--rounds 7]``. One logistic regression and one boosted-trees model of scikit-learn are trained on
-generated rows, promoted, and served by four servers at the same time:
+``python -m benchmarks.serve [--seconds 1] [--rounds 7]``. A logistic regression and boosted trees of scikit-learn, as in
+dags/flights_train.py, are trained on flights of the example, promoted, and served by four servers at the same time:
 
 - ``airflow_mlops.serving``, which checks, logs and measures each request, and the same with ``--no-log``;
 - ``mlflow models serve`` with the scikit-learn model;
@@ -14,8 +14,8 @@ figure is the median of the rounds, so that other work on the machine slows all 
 ``cpu_us`` is the processor time of all processes of a server for each request, in microseconds; other work on the machine
 affects it least. The last line is
 JSON: these figures, requests per second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
-until the server is ready; and the memory of the server and of the process that writes its log (``peak_mb``), and with the process
-that follows the champion, if it runs (``all_mb``). ``load_average`` is that of the machine before and after.
+until the server is ready; and the largest memory that the server and the process that writes its log have had (``peak_mb``, the sum of both), and the memory
+at the end with the process that follows the champion, if it runs (``all_mb``). ``load_average`` is that of the machine before and after.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 
@@ -46,12 +47,28 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.runner import run_call
+from benchmarks.worlds import data_file
 
-FEATURES = 10
+FEATURES = (
+    "month",
+    "day",
+    "hour",
+    "minute",
+    "sched_dep_time",
+    "sched_arr_time",
+    "distance",
+    "carrier",
+    "origin",
+    "dest",
+)
+TRAINING_ROWS = 20_000
 SERVERS = ("ours", "ours without log", "bare", "mlflow")
 MODELS = {
-    "logistic": ("sklearn.linear_model.LogisticRegression", {}),
-    "trees": ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 100}),
+    "logistic": ("sklearn.linear_model.LogisticRegression", {"C": 0.1, "max_iter": 300}),
+    "trees": (
+        "sklearn.ensemble.HistGradientBoostingClassifier",
+        {"max_iter": 80, "learning_rate": 0.05, "max_leaf_nodes": 15},
+    ),
 }
 BARE = """
 import sys
@@ -60,7 +77,7 @@ from fastapi import FastAPI, Request
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 session = onnxruntime.InferenceSession(sys.argv[1], options)
-names = [node.name for node in session.get_inputs()]
+types = {node.name: object if node.type == "tensor(string)" else np.float32 for node in session.get_inputs()}
 output = session.get_outputs()[-1].name
 app = FastAPI()
 
@@ -71,7 +88,7 @@ async def ready():
 @app.post("/predict")
 async def predict(request: Request):
     rows = (await request.json())["rows"]
-    feeds = {name: np.array([row[name] for row in rows], np.float32).reshape(-1, 1) for name in names}
+    feeds = {name: np.array([row[name] for row in rows], kind).reshape(-1, 1) for name, kind in types.items()}
     (found,) = session.run([output], feeds)
     return {"predictions": found[:, 1].tolist()}
 
@@ -86,17 +103,20 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def flights() -> pa.Table:
+    """Read flights of the year of the example, in the order of their time."""
+    data = pd.read_csv(data_file("flights.csv.zip")).dropna(subset=["arr_delay"])
+    data = data.iloc[:: len(data) // TRAINING_ROWS].sort_values("time_hour", kind="stable")
+    at = pa.array(pd.to_datetime(data["time_hour"], utc=True), pa.timestamp("us", "UTC"))
+    late = pa.array(data["arr_delay"] > 15)
+    return pa.table({**{name: pa.array(data[name]) for name in FEATURES}, "at": at, "late": late})
+
+
 def train(folder: Path, url: str, mlflow: str) -> dict[str, ModelVersionRef]:
     """Train and promote a model of each kind. Return the champions by kind."""
-    numbers = np.random.default_rng(0)
-    values = numbers.normal(size=(5_000, FEATURES))
-    label = (values[:, 0] + values[:, 1] * values[:, 2] + numbers.normal(size=5_000) > 0).astype(int)
     store = ArtifactStore(url)
-    columns = {f"x{number}": values[:, number] for number in range(FEATURES)}
-    columns["at"] = pa.array(np.arange(5_000) * 1_000_000, pa.timestamp("us", "UTC"))
-    table = pa.table({**columns, "late": label})
     with DatasetWriter(store, "rows") as writer:
-        writer.write(table)
+        writer.write(flights())
         raw = writer.commit(time_column="at")[0]
     connection = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=mlflow)
 
@@ -108,7 +128,7 @@ def train(folder: Path, url: str, mlflow: str) -> dict[str, ModelVersionRef]:
 
     training = {
         "name": "training", "entities": raw.ref.model_dump(mode="json"), "timestamp": "at", "label": "late", "task": "binary",
-        "columns": [f"x{number}" for number in range(FEATURES)], "split": {"method": "time", "test_size": 0.3},
+        "columns": [*FEATURES], "split": {"method": "time", "test_size": 0.3},
     }  # fmt: skip
     dataset = step("training_set", training)["dataset"]
     champions = {}
@@ -149,6 +169,7 @@ def running(
         others = process.children(recursive=True)
         following = [each for each in others if "airflow_mlops.serving.processes.follow" in each.cmdline()]
         found["process_mb"] = memory_mb([process])
+        found["peak_mb"] = sum(map(peak_mb, (each for each in (process, *others) if each not in following)))
         found["server_mb"] = memory_mb([each for each in (process, *others) if each not in following])
         found["all_mb"] = memory_mb([process, *others])
     finally:
@@ -168,6 +189,12 @@ def memory_mb(processes: list[psutil.Process]) -> int:
             total += own
             shared[mapped.path] = max(shared.get(mapped.path, 0), mapped.rss - own)
     return round((total + sum(shared.values())) / 1e6)
+
+
+def peak_mb(process: psutil.Process) -> int:
+    """Return the largest resident memory of a process in MB, with the pages of libraries that it shares."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return round(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6)
 
 
 def cpu_seconds(process: psutil.Process) -> float:
@@ -323,8 +350,8 @@ def main() -> None:
                 "unlogged_cpu_us": unlogged["cpu_us"],
                 "bare_cpu_us": bare["cpu_us"],
                 "ready_seconds": figures["logistic, ours"]["ready_seconds"],
-                "peak_mb": figures["logistic, ours"]["server_mb"],
-                "all_mb": figures["logistic, ours"]["all_mb"],
+                "peak_mb": figures["trees, ours"]["peak_mb"],
+                "all_mb": figures["trees, ours"]["all_mb"],
                 "load_average": [round(before, 1), round(os.getloadavg()[0], 1)],
             }
         )
@@ -357,12 +384,11 @@ def measured(
     :param processes: processes of the servers
     """
     paths = {"bare": "/predict", "mlflow": "/invocations"}
-    names = [f"x{number}" for number in range(FEATURES)]
-    values = np.random.default_rng(1).normal(size=(100, FEATURES)).round(4).tolist()
+    values = [[*row.values()] for row in flights().select(FEATURES).slice(0, 100).to_pylist()]
     figures = {}
     for rows in (1, 100):
-        split = {"dataframe_split": {"columns": names, "data": values[:rows]}}
-        objects = {"rows": [dict(zip(names, row, strict=True)) for row in values[:rows]]}
+        split = {"dataframe_split": {"columns": [*FEATURES], "data": values[:rows]}}
+        objects = {"rows": [dict(zip(FEATURES, row, strict=True)) for row in values[:rows]]}
         for connections in (1, 8, 64):
             found: dict[str, list[dict[str, float]]] = {server: [] for server in servers}
             asked = {

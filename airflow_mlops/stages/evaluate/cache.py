@@ -89,10 +89,11 @@ def _registered(client: MlflowClient, ref: ModelVersionRef) -> ModelVersionRef:
 def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tuple[ModelVersionRef, Path]]:
     """Return the champion with the folder of its files. The list is empty if the model has no champion.
 
-    If the champion is a refit, the version that may be measured instead is returned as well.
+    If the champion is a refit, the version of which it is a refit is returned as well, because an evaluation measures that
+    version where the champion was fitted on the held-out rows.
 
-    :raises MLOpsError: files of one of them were changed after its promotion
-    :raises NotCacheableError: the champion was fitted again in another registry
+    :raises MLOpsError: files of one of these versions were changed after its promotion
+    :raises NotCacheableError: the champion is a refit that was made in another registry
     """
     ref = champion(client, model)
     if ref is None:

@@ -92,7 +92,7 @@ def _serve(services: Services, log: Log) -> None:
     """Print a command that requests a prediction from the server of the champion."""
     url = services.serving()
     if url is None:
-        log(f"The server is not ready. See {services.settings.home}/logs/serving.log")
+        log(f"The server does not answer with the champion. See {services.settings.home}/logs/serving.log")
         return
     row = request.flight(services.settings, url)
     print(f"\nAsk the champion about a flight:\n\n{request.curl(url, row)}\n\n{request.answer(url, row)}\n", flush=True)

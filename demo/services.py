@@ -55,13 +55,20 @@ class Services:
         return True
 
     def serving(self, timeout: float = 60) -> str | None:
-        """Wait until the server that answers requests with the champion is ready.
+        """Wait until the server answers requests with the present champion.
 
-        :return: URL of the server; ``None`` if it was not ready in time
+        :return: URL of the server; ``None`` if it did not answer in time
         """
         url, deadline = self.settings.serving_url, time.monotonic() + timeout
+        alias = f"{self.settings.mlflow_url}/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion"
         while "serving" in self._running() and time.monotonic() < deadline:
-            if _get(f"{url}/v2/health/ready") is not None:
+            champion, served = _get(alias), _get(f"{url}/v2/models/{MODEL}")
+            # The first of the loaded versions is the champion of the server.
+            if (
+                champion
+                and served
+                and json.loads(served)["versions"][0] == json.loads(champion)["model_version"]["version"]
+            ):
                 return url
             time.sleep(0.2)
         return None

@@ -169,8 +169,8 @@ def running(
         others = process.children(recursive=True)
         following = [each for each in others if "airflow_mlops.serving.processes.follow" in each.cmdline()]
         found["process_mb"] = memory_mb([process])
-        found["peak_mb"] = sum(map(peak_mb, (each for each in (process, *others) if each not in following)))
-        found["server_mb"] = memory_mb([each for each in (process, *others) if each not in following])
+        serving = [each for each in (process, *others) if each not in following]
+        found["server_mb"], found["peak_mb"] = memory_mb(serving), peak_mb(serving)
         found["all_mb"] = memory_mb([process, *others])
     finally:
         server.terminate()
@@ -191,10 +191,12 @@ def memory_mb(processes: list[psutil.Process]) -> int:
     return round((total + sum(shared.values())) / 1e6)
 
 
-def peak_mb(process: psutil.Process) -> int:
-    """Return the largest resident memory of a process in MB, with the pages of libraries that it shares."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return round(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6)
+def peak_mb(processes: list[psutil.Process]) -> int:
+    """Return the sum of the largest resident memory of each process in MB. Pages that several of them share now count once."""
+    status = [Path(f"/proc/{process.pid}/status").read_text() for process in processes]
+    largest = sum(int(text.partition("VmHWM:")[2].split()[0]) * 1024 for text in status)
+    twice = sum(process.memory_info().rss for process in processes) / 1e6 - memory_mb(processes)
+    return round(largest / 1e6 - twice)
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -80,7 +80,7 @@ def run(spec: CompareFeaturesSpec, context: StepContext) -> CompareFeaturesResul
         window = window_of(datasets)
         manifest, _ = writer.commit(
             window=window,
-            description=f"Features of {spec.model} that a server looked up and the point-in-time join has not",
+            description=f"Features of {spec.model} whose values online differ from the point-in-time join",
             source={"dataset": datasets[0].manifest.name, "repo": str(store.repo_path)},
             parents=[dataset.ref for dataset in datasets],
             provenance=context.provenance,

@@ -40,8 +40,16 @@ def test_the_printed_command_asks_the_champion_and_is_logged(services, client, t
     asked = json.loads(subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=60).stdout)
     answered = json.loads(next(line for line in printed.splitlines() if line.startswith('{"id"')))
     assert asked["predictions"] == answered["predictions"]
+    # A version that has just been promoted answers, and not the version that the server still has.
+    first = client.get_model_version(MODEL, "1")
+    second = client.create_model_version(MODEL, first.source, first.run_id).version
+    client.set_registered_model_alias(MODEL, "champion", str(second))
+    demo._serve(services, print)
+    printed = capsys.readouterr().out
+    last = json.loads(next(line for line in printed.splitlines() if line.startswith('{"id"')))
+    assert (answered["version"], last["version"]) == (1, int(second))
     assert services.stop() == 1
     files = store.find(online_folder(MODEL))
     rows = [row for key in files if key.endswith(".parquet") for row in pq.read_table(store.path(key)).to_pylist()]
-    assert {row["request_id"] for row in rows} == {asked["id"], answered["id"]}
+    assert {row["request_id"] for row in rows} == {asked["id"], answered["id"], last["id"]}
     assert {row["score"] for row in rows} == {asked["predictions"][0]["score"]}

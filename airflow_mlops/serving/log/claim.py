@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,6 +54,14 @@ def claim(folder: Path, model: str, store: str) -> BinaryIO:
             "server again, which uploads the predictions."
         )
     return file
+
+
+def is_removed(path: Path, file: BinaryIO) -> bool:
+    """Return whether something else has deleted or moved an open file, for example a program that cleans temporary folders."""
+    try:
+        return not os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
 
 
 def _read(file: BinaryIO) -> dict[str, str] | None:

@@ -23,10 +23,11 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
@@ -43,7 +44,7 @@ from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, SHARE, online_folder, spool_folder, window_at
-from airflow_mlops.serving.log.claim import claim
+from airflow_mlops.serving.log.claim import claim, is_removed
 from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.serving.log.options import in_sample, with_privacy
 from airflow_mlops.serving.log.quiet import QuietWindows
@@ -97,13 +98,6 @@ class _Segment:
     began: float = field(default_factory=time.monotonic)
     rows: int = 0
 
-    def is_removed(self) -> bool:
-        """Return whether something else has deleted or moved the file."""
-        try:
-            return not os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
-        except FileNotFoundError:
-            return True
-
     def close(self, *, torn: bool = False) -> None:
         """Complete and close the file, which releases its lock.
 
@@ -130,7 +124,7 @@ class PredictionSpool:
     :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged, 0 to 1
-    :param claimed: file that claims the spool for the model, see :func:`~airflow_mlops.serving.log.claim.claim`
+    :param claim: function that claims the spool for the model, see :func:`~airflow_mlops.serving.log.claim.claim`
     """
 
     def __init__(
@@ -145,9 +139,10 @@ class PredictionSpool:
         apart: Apart | None = None,
         privacy: Privacy = KEEP_ALL,
         sample: float = 1.0,
-        claimed: BinaryIO | None = None,
+        claim: Callable[[], BinaryIO] | None = None,
     ) -> None:
-        self._claimed = claimed
+        self._claim = claim
+        self._claimed = claim() if claim is not None else None
         self._apart, self._privacy, self._sample = apart, privacy, sample
         self._name = name or f"{model}_predictions"
         self._store, self._model, self._folder, self._window, self._metrics = store, model, folder, window, metrics
@@ -234,8 +229,9 @@ class PredictionSpool:
             try:
                 if stopped and self._uptime is not None:
                     self._uptime.finish()
-                # Otherwise the predictions would be written below a file system that is not mounted.
-                self._store.require()
+                if self._has_content():
+                    # Otherwise the predictions would be written below a file system that is not mounted.
+                    self._store.require()
                 self._upload()
                 if self._uptime is not None:
                     self._uptime.publish()
@@ -246,6 +242,11 @@ class PredictionSpool:
                 log.warning("Predictions stay in the spool %s: %s", self._folder, error)
             except Exception:
                 log.exception("Predictions could not be uploaded.")
+
+    def _has_content(self) -> bool:
+        """Return whether predictions or a record of a server have to be uploaded."""
+        is_served = self._uptime is not None and self._uptime.served is not None
+        return is_served or any(next(self._folder.glob(pattern), None) for pattern in ("*.arrows", "*.server"))
 
     def _merge(self) -> None:
         """Record the windows without requests, and write the datasets of all windows that have ended."""
@@ -298,7 +299,7 @@ class PredictionSpool:
 
     def _append(self, key: tuple[int, Window], batch: pa.RecordBatch, began: float) -> None:
         segment = self._segments.get(key)
-        if segment is not None and segment.is_removed():
+        if segment is not None and is_removed(segment.path, segment.file):
             self._finish(key)
             segment = None
         if segment is None:
@@ -325,6 +326,12 @@ class PredictionSpool:
         version, window = key
         # A program that cleans temporary folders may have removed the folder.
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (
+            self._claim is not None
+            and self._claimed is not None
+            and is_removed(Path(self._claimed.name), self._claimed)
+        ):
+            self._claimed = self._claim()
         path = self._folder / f"{window.file_name}_v{version}-{uuid.uuid4().hex}.arrows"
         file = path.with_suffix(".new").open("wb")
         # Other servers treat a file without a lock as a leftover, so the file gets its final name only after it is
@@ -414,7 +421,7 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
     name = predictions_name(spec.model, apart) if apart else spec.predictions
     return PredictionSpool(
         store, spec.model, _folder(spec, apart), spec.window, metrics, name,
-        apart=apart, privacy=_privacy(spec), sample=spec.sample, claimed=prepare(spec),
+        apart=apart, privacy=_privacy(spec), sample=spec.sample, claim=partial(prepare, spec),
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def test_an_unavailable_store_loses_and_duplicates_no_rows(store, tmp_path):
 
 def test_rows_of_files_that_something_else_removed_are_counted_and_later_rows_are_logged(store, tmp_path):
     metrics, folder = Metrics(), tmp_path / "spool"
-    found = log.PredictionSpool(store, "m", folder, "hour", metrics)
+    found = log.PredictionSpool(store, "m", folder, "hour", metrics, claim=lambda: claim(folder, "m", store.url))
 
     def dropped() -> float:
         return metrics.registry.get_sample_value("mlops_serve_log_dropped_rows_total")
@@ -129,6 +129,14 @@ def test_rows_of_files_that_something_else_removed_are_counted_and_later_rows_ar
     assert dropped() == 4
     merge(store, "m", "m_predictions", later())
     assert logged(store) == [("id-3", 0), ("id-3", 1), ("id-4", 0), ("id-4", 1)]
+    # The new folder belongs to the same model. If another model has taken the folder in the meantime, nothing is logged.
+    with pytest.raises(SpecError, match="'m'"):
+        claim(folder, "n", store.url)
+    shutil.rmtree(folder)
+    with claim(folder, "n", store.url):
+        found.add(answer(5))
+        found._flush()
+    assert (dropped(), list(folder.glob("*.arrows"))) == (6, [])
 
 
 def test_a_full_disk_loses_only_the_rows_that_do_not_fit_and_counts_them(store, tmp_path, monkeypatch):

@@ -266,6 +266,21 @@ _COMMANDS = (
         ),
     ),
     ActionCommand(
+        name="servers",
+        help="Show the servers that log predictions, or report that the spool of a server is lost",
+        description="Show the records of the servers of a model: the time until which the predictions of each server are in the artifact "
+        "store, and whether it has ended. --lost reports that the spool of a killed server is lost, for example with its machine. Later "
+        "windows without requests can then be recorded as empty. Windows in which the server may have lost predictions stay gaps.",
+        func=lazy_load_command("airflow_mlops.cli.datasets.servers"),
+        args=(
+            _MODEL,
+            Arg(("--lost",), metavar="SERVER", help="Server, by its name in the table, whose spool is lost"),
+            ARG_OUTPUT,
+            _STORE,
+            ARG_VERBOSE,
+        ),
+    ),
+    ActionCommand(
         name="backtest",
         help="Replay a retraining policy over the labelled windows of a model",
         description="Replay a retraining policy over the labelled windows in the artifact store, and train a model whenever the policy "

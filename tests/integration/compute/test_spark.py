@@ -199,7 +199,9 @@ def test_executors_read_and_write_a_store_in_s3(cluster, client, tmp_path, monke
         spec = ScoreSpec(model=model, dataset=scoring_set(store, flights(ROWS), "2013-04"))
         executors, meter = cluster.executors(store), Meter(store)
         found = score.run(spec, StepContext(store, meter=meter, executors=executors))
-        arguments = " ".join(word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ())
+        arguments = " ".join(
+            word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()
+        )
         settings = str(cluster.session.sparkContext.getConf().getAll())
         executors.close()
         there = open_dataset(store, found.dataset)

@@ -47,12 +47,14 @@ class ShardedOperator(StepOperator):
 def instances(context: Context) -> dict[int, str | None]:
     """Return the state of each mapped instance of the running task in the DAG run, by map index.
 
-    The dict is empty if the task is not mapped.
+    Airflow keeps removed instances, if the DAG was changed to fewer shards. They are left out. The dict is empty if the task
+    is not mapped.
     """
     ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
     prefix = f"{ti.task_id}_"
-    return {int(name.removeprefix(prefix)): state for name, state in states.items() if name != ti.task_id}
+    mapped = {int(name.removeprefix(prefix)): state for name, state in states.items() if name != ti.task_id}
+    return {number: state for number, state in mapped.items() if state != "removed"}
 
 
 def _listed_shards(context: Context) -> list[Any] | None:
@@ -66,5 +68,6 @@ def _listed_shards(context: Context) -> list[Any] | None:
         found = [item.get("shard") if isinstance(item, Mapping) else None for item in given]
     else:
         return None
-    is_literal = isinstance(found, Sequence) and all(isinstance(number, int) for number in found)
-    return list(found) if is_literal else None
+    if isinstance(found, Sequence) and all(isinstance(number, int) for number in found):
+        return list(found)
+    return None

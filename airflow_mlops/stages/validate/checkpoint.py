@@ -15,6 +15,7 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
 from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.validate.frequencies import count_all
 from airflow_mlops.stages.validate.pages import index_page, self_contained
 from airflow_mlops.stages.validate.spec import ExpectationOutcome
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
@@ -126,7 +127,10 @@ class Session:
         # Data Docs show this name as the name of the data. Great Expectations does not set it for DataFrames.
         batch_spec = results.meta.get("batch_spec") or {}
         results.meta["batch_spec"] = BatchSpec({**batch_spec, "data_asset_name": self._name})
-        self._context.validation_results_store.set(identifier, results)
+        # With a list of rows, Great Expectations would need a list of all values to show any, and would count those.
+        shown = copy(results)
+        shown.results = [_without_rows(result) for result in results.results]
+        self._context.validation_results_store.set(identifier, shown)
         self._context.build_data_docs()
 
     @contextmanager
@@ -137,6 +141,12 @@ class Session:
             raise ValidationError(
                 f"Suite {self._suite_name!r} could not be run on {self._name!r}: {one_line(error)}. Correct the suite."
             ) from error
+
+
+def _without_rows(result: ExpectationValidationResult) -> ExpectationValidationResult:
+    shown = copy(result)
+    shown.result = {key: value for key, value in result.result.items() if key != "unexpected_index_list"}
+    return shown
 
 
 def _add_dataframe(context: Any, name: str) -> Any:
@@ -154,7 +164,10 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
     session = Session(with_time_bounds(suite, table), name, site)
-    identifier, found = session.run(as_frame(with_timestamps(table)))
+    frame = as_frame(with_timestamps(table))
+    identifier, found = session.run(frame)
+    for result in found.results:
+        count_all(result, frame)
     session.write_data_docs(identifier, found)
     return found
 

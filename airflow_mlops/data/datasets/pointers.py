@@ -106,7 +106,11 @@ def point_window(store: ArtifactStore, manifest: Manifest) -> None:
     windows, even if the clock of this worker is behind.
     """
     assert manifest.window is not None
-    content = {"id": manifest.id, "window": str(manifest.window), "written": _after_overlapping(store, manifest).isoformat()}
+    content = {
+        "id": manifest.id,
+        "window": str(manifest.window),
+        "written": _after_overlapping(store, manifest).isoformat(),
+    }
     store.write_json(windows_of(store, manifest.name).key(manifest.window.key, manifest.window), content)
 
 

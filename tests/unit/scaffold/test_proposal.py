@@ -508,6 +508,20 @@ def test_names_of_any_kind_are_only_text_in_the_files(name, positive, tmp_path_f
         ("orders", "postgres", "SELECT * FROM orders WHERE at >= :start AND at < :end ORDER BY id"),
         ("sales.Orders", "postgres", 'SELECT * FROM sales."Orders" WHERE at >= :start AND at < :end ORDER BY id'),
         ("Orders", "mysql", "SELECT * FROM `Orders` WHERE at >= :start AND at < :end ORDER BY id"),
+        *(
+            (table_, kind, f"SELECT * FROM {quoted} WHERE at >= :start AND at < :end ORDER BY id")
+            for table_, kind, quoted in (
+                ("order items", "postgres", '"order items"'),
+                ("my shop.order items", "sqlite", '"my shop"."order items"'),
+                ('sales."order.items"', "postgres", 'sales."order.items"'),
+                ('"a""b; --"', "postgres", '"a""b; --"'),
+                ("`a``b`.c", "mysql", "`a``b`.c"),
+                ('"a`b".c', "mysql", "`a``b`.c"),
+                ("[dbo].[Order]]Items]", "mssql", '"dbo"."Order]Items"'),
+                # Oracle and Snowflake convert names without quotes to upper case.
+                ('"orders"', "snowflake", '"orders"'),
+            )
+        ),
     ],
 )
 def test_names_of_tables_are_quoted_where_a_database_would_change_them(table_, kind, query):
@@ -524,10 +538,17 @@ def test_columns_with_the_name_of_a_keyword_of_any_database_are_quoted(name):
     assert of_table("visits", "mysql").of_window("at", [name]).endswith(f"ORDER BY `{name}`")
 
 
-@pytest.mark.parametrize("table_", ["", "a b", "a;b", "orders; DROP TABLE x", "a.b.c.d"])
+@pytest.mark.parametrize(
+    "table_", ["", " ", "a;b", "orders; DROP TABLE x", "a.b.c.d", "a.", ".a", 'a"b', '"a', '""', '"a"b', "a\nb"]
+)
 def test_an_invalid_table_name_is_refused(table_):
     with pytest.raises(SpecError, match="not the name of a table"):
         of_table(table_, "postgres")
+
+
+def test_a_table_whose_name_is_a_jinja_template_is_refused():
+    with pytest.raises(SpecError, match="Jinja"):
+        of_table("{{ ds }}", "postgres")
 
 
 def test_names_that_are_words_of_sql_are_quoted():

@@ -52,8 +52,8 @@ def _rates(
 ) -> GroupRates:
     """Count the positive predictions among the rows of each group."""
     designs: dict[str, tuple[float | None, float]] = {}
-    for name, index in rows.items() if clusters is not None else ():
-        if len(index):
+    for name, index in rows.items():
+        if clusters is not None and len(index):
             found = design_of_share(predicted[index].astype(float), clusters[index])
             designs[name] = (found.effect if math.isfinite(found.effect) else None, found.clusters)
     counts = {name: (int(predicted[index].sum()), len(index)) for name, index in rows.items()}

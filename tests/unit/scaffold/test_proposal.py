@@ -471,15 +471,47 @@ def test_the_bounds_of_large_numbers_include_the_sample(values):
     assert all(rule["kwargs"]["min_value"] <= value <= rule["kwargs"]["max_value"] for value in values)
 
 
-@pytest.mark.parametrize(("one", "other"), [("yes", "yes "), ("Yes", "yes"), (" no", "NO")])
-def test_texts_that_differ_only_by_blanks_or_case_are_named(one, other):
+@pytest.mark.parametrize(
+    ("one", "other"), [("yes", "yes "), ("Yes", "yes"), (" no", "NO"), ("Caf\u00e9", "cafe\u0301")]
+)
+def test_texts_that_differ_only_by_blanks_case_or_unicode_form_are_named(one, other):
     texts = pa.array([one, other, "x"] * 200)
-    with pytest.raises(SpecError, match="differ only by blanks or letter case"):
+    with pytest.raises(SpecError, match="differ only by blanks, letter case or Unicode form"):
         proposed(table(late=texts))
     sample = Sample(table(kind=texts, other=pa.array(["a", "b", "c"] * 200)), True, [])
     propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
     assert [note for note in sample.notes if "differ only" in note and f"{one!r} and {other!r}" in note]
     assert not [note for note in sample.notes if "'other'" in note]
+
+
+def test_texts_and_names_that_look_the_same_are_told_apart():
+    found = table(kind=pa.array(["\u00e9", "e\u0301", "x"] * 200))
+    for name in ("\u00fc", "u\u0308"):
+        found = found.append_column(name, pa.array([1] * 600))
+    sample = Sample(found, True, [])
+    propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
+    values, names = sample.notes
+    assert r"'\xe9' and 'e\u0301'" in values
+    assert r"'\xfc' and 'u\u0308' look the same" in names
+
+
+def test_a_number_that_counts_the_rows_is_not_a_feature():
+    count = [row + row // 50 for row in range(600)]
+    backwards = [-number if number % 9 else None for number in count]
+    found = proposed(table(count=count, backwards=backwards, shuffled=[number * 7919 % 601 for number in count]))
+    assert found.features == ["amount", "shuffled"]
+    assert all("counts the rows" in found.excluded[name] for name in ("count", "backwards"))
+    # With times of the same day, the order of the rows is not known.
+    same_day = pa.array([START + timedelta(days=row // 100) for row in range(600)], pa.timestamp("us", "UTC"))
+    assert "shuffled" in proposed(table(at=same_day, shuffled=[row * 7919 % 601 for row in range(600)])).features
+    assert proposed(table(count=count), features=["count"]).features == ["count"]
+
+
+def test_numbers_that_are_text_are_no_feature_and_the_way_to_read_them_is_said():
+    numbers = [f"{row * 0.25:.2f}" for row in range(599)] + ["2"]
+    sample = Sample(table(amount=numbers), True, ["Column 'amount' is kept as text."])
+    with pytest.raises(SpecError, match=r"--types \"\{'amount': 'float64'\}\".* is kept as text"):
+        propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
 
 
 @given(name=NAMES, positive=NAMES)

@@ -50,7 +50,7 @@ _COMMANDS = (
                 help="Types of columns: the parameter types of IngestOperator as YAML or JSON, such as \"{'zip': string}\"",
             ),
             Arg(("--conn-id",), help="Id of the Airflow connection to the database of --table"),
-            Arg(("--table",), help="Table or view, as TABLE or SCHEMA.TABLE"),
+            Arg(("--table",), help="Table or view, as TABLE or SCHEMA.TABLE. Quote names with dots: SCHEMA.'\"a.b\"'"),
             Arg(("--label",), help="Column that the model predicts"),
             Arg(
                 ("--label-delay",),

@@ -39,12 +39,13 @@ class FakeSnowflake:
 
     kind = "snowflake"
     types = {"text": "VARCHAR", "time": "TIMESTAMP_TZ", "naive": "TIMESTAMP_NTZ", "number": "NUMBER(38, 0)",
-             "float": "FLOAT", "date": "DATE", "list": "ARRAY"}  # fmt: skip
+             "float": "FLOAT", "date": "DATE"}  # fmt: skip
 
     @classmethod
     @contextmanager
     def started(cls):
         import fakesnow
+        import fakesnow.arrow
         import fakesnow.cursor
 
         parameters = {"nop_regexes": ["ALTER SESSION", "DROP STAGE"]}
@@ -58,22 +59,31 @@ class FakeSnowflake:
             snowflake_utils._cache.clear()
             made.statements = []
             own = fakesnow.cursor.FakeSnowflakeCursor._inline_variables
+            times = fakesnow.arrow.timestamp_to_sf_struct
+
+            def with_nulls(values):
+                """Return null for a time that is null, for which fakesnow returns the year 1970."""
+                found = times(values)
+                parts = [found.field(number) for number in range(found.type.num_fields)]
+                nulls = pa.chunked_array([values] if isinstance(values, pa.Array) else values.chunks).is_null()
+                return pa.StructArray.from_arrays(parts, fields=list(found.type), mask=nulls.combine_chunks())
 
             def inline(cursor, sql):
                 made.statements.append(sql)
                 return own(cursor, _ASOF.sub(_with_condition, sql))
 
             fakesnow.cursor.FakeSnowflakeCursor._inline_variables = inline
+            fakesnow.arrow.timestamp_to_sf_struct = with_nulls
             try:
                 yield made
             finally:
                 fakesnow.cursor.FakeSnowflakeCursor._inline_variables = own
+                fakesnow.arrow.timestamp_to_sf_struct = times
                 snowflake_utils._cache.clear()
 
     @property
     def offline_store(self):
-        options = {**self.options, "type": "snowflake.offline", "database": "FEATURES", "schema": "PUBLIC"}
-        return options
+        return {**self.options, "type": "snowflake.offline", "database": "FEATURES", "schema": "PUBLIC"}
 
     def source(self, name):
         return f'SnowflakeSource(name="{name}", table="{name}", timestamp_field="at"'
@@ -84,7 +94,8 @@ class FakeSnowflake:
         return self.connection.cursor().execute(sql).fetchall()
 
     def create(self, name, columns):
-        self.execute(f'CREATE OR REPLACE TABLE "{name}" ({", ".join(f"{chr(34)}{n}{chr(34)} {self.types[t]}" for n, t in columns.items())})')
+        made = ", ".join(f'"{n}" {self.types[t]}' for n, t in columns.items())
+        self.execute(f'CREATE OR REPLACE TABLE "{name}" ({made})')
 
     def fill(self, name, rows):
         self.execute(f'DELETE FROM "{name}"')
@@ -119,7 +130,7 @@ class FakeRedshift:
 
     kind = "redshift"
     types = {"text": "text", "time": "timestamptz", "naive": "timestamp", "number": "bigint",
-             "float": "double precision", "date": "date", "list": "text"}  # fmt: skip
+             "float": "double precision", "date": "date"}  # fmt: skip
     imports = "from feast import RedshiftSource"
 
     def __init__(self, admin, s3, url):
@@ -158,18 +169,24 @@ class FakeRedshift:
             tables = cursor.fetchall()
         return [*tables, *(item.key for item in self.s3.Bucket(bucket).objects.filter(Prefix=prefix))]
 
+    def sleeps(self):
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            return cursor.fetchone()[0]
+
     # Redshift's Data API
 
-    def batch_execute_statement(self, Database, Sqls, ClusterIdentifier, DbUser):
-        self.batches.append(Sqls)
+    def batch_execute_statement(self, **sent):
+        assert set(sent) == {"Database", "Sqls", "ClusterIdentifier", "DbUser"}
+        statements = sent["Sqls"]
+        self.batches.append(statements)
         run, connection = uuid4().hex, self._connect()
-        found = self.runs[run] = {"Status": "STARTED", "Id": run}
-        found_pid = connection.get_backend_pid()
+        found = self.runs[run] = {"Status": "STARTED", "pid": connection.get_backend_pid()}
 
         def work():
             try:
                 with connection, connection.cursor() as cursor:
-                    for sql in Sqls:
+                    for sql in statements:
                         self._execute(cursor, sql)
                 found["Status"] = "FINISHED"
             except Exception as error:  # noqa: BLE001 - as the service does
@@ -177,16 +194,15 @@ class FakeRedshift:
             finally:
                 connection.close()
 
-        found["pid"] = found_pid
         threading.Thread(target=work, daemon=True).start()
         return {"Id": run}
 
-    def describe_statement(self, Id):
-        return dict(self.runs[Id])
+    def describe_statement(self, **sent):
+        return dict(self.runs[sent["Id"]])
 
-    def cancel_statement(self, Id):
+    def cancel_statement(self, **sent):
         with self._connect() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_cancel_backend(%s)", [self.runs[Id]["pid"]])
+            cursor.execute("SELECT pg_cancel_backend(%s)", [self.runs[sent["Id"]]["pid"]])
             return {"Status": cursor.fetchone()[0]}
 
     def _execute(self, cursor, sql):
@@ -198,7 +214,11 @@ class FakeRedshift:
             self._unload(cursor, unload[1].replace("''", "'"), unload[2])
         else:
             # PostgreSQL before 16 needs these aliases.
-            cursor.execute(re.sub(r"\)(?=\s*(WHERE row_number = 1|USING \(mlops__entity_row_unique_id\)\n))", ") AS mlops_part", sql))
+            cursor.execute(
+                re.sub(
+                    r"\)(?=\s*(WHERE row_number = 1|USING \(mlops__entity_row_unique_id\)\n))", ") AS mlops_part", sql
+                )
+            )
 
     def _copy(self, cursor, table, url):
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -209,7 +229,14 @@ class FakeRedshift:
                 cursor.execute(f"INSERT INTO {table} VALUES ({', '.join(['%s'] * len(row))})", list(row.values()))
 
     def _unload(self, cursor, sql, url):
-        kinds = {20: pa.int64(), 16: pa.bool_(), 701: pa.float64(), 1184: UTC, 1114: pa.timestamp("us"), 1082: pa.date32()}
+        kinds = {
+            20: pa.int64(),
+            16: pa.bool_(),
+            701: pa.float64(),
+            1184: UTC,
+            1114: pa.timestamp("us"),
+            1082: pa.date32(),
+        }
         cursor.execute(sql)
         columns = zip(*cursor.fetchall(), strict=True)
         names = [column.name for column in cursor.description]
@@ -230,7 +257,7 @@ class FakeBigQuery:
 
     kind = "bigquery"
     types = {"text": "VARCHAR", "time": "TIMESTAMPTZ", "naive": "TIMESTAMP", "number": "BIGINT", "float": "DOUBLE",
-             "date": "DATE", "list": "BIGINT[]"}  # fmt: skip
+             "date": "DATE"}  # fmt: skip
     imports = "from feast import BigQuerySource"
     project = "project"
 
@@ -239,7 +266,7 @@ class FakeBigQuery:
 
         self.database = duckdb.connect()
         self.database.execute("ATTACH ':memory:' AS project; CREATE SCHEMA project.features; SET TimeZone = 'UTC'")
-        self.jobs, self.tables, self.loads = [], {}, []
+        self.tables, self.loads, self.cancelled = {}, [], threading.Event()
 
     offline_store = {"type": "bigquery", "dataset": "features", "project_id": "project"}
 
@@ -253,7 +280,9 @@ class FakeBigQuery:
     def fill(self, name, rows):
         self.database.execute(f"DELETE FROM project.features.{name}")
         for row in rows:
-            self.database.execute(f"INSERT INTO project.features.{name} VALUES ({', '.join('?' * len(row))})", list(row))
+            self.database.execute(
+                f"INSERT INTO project.features.{name} VALUES ({', '.join('?' * len(row))})", list(row)
+            )
 
     def leftovers(self):
         return list(self.tables)
@@ -265,9 +294,9 @@ class FakeBigQuery:
 
     def create_table(self, table):
         assert timedelta(hours=20) < table.expires - datetime.now(timezone.utc) < timedelta(hours=30)
-        kinds = {"INT64": "BIGINT", "STRING": "VARCHAR", "TIMESTAMP": "TIMESTAMPTZ", "BOOL": "BOOLEAN", "NUMERIC": "DECIMAL(38, 9)"}
+        kinds = {"INT64": "BIGINT", "STRING": "VARCHAR", "TIMESTAMP": "TIMESTAMPTZ", "NUMERIC": "DECIMAL(38, 9)"}
         columns = ", ".join(f"{f.name} {kinds.get(f.field_type, f.field_type)}" for f in table.schema)
-        self.database.execute(f"CREATE TABLE {table.full_table_id.replace(':', '.') if table.full_table_id else table.reference} ({columns})")
+        self.database.execute(f"CREATE TABLE {table.reference} ({columns})")
         self.tables[str(table.reference)] = table
 
     def load_table_from_file(self, file, name, job_config):
@@ -284,9 +313,7 @@ class FakeBigQuery:
             self.database.execute(f"DROP TABLE {name}")
 
     def query(self, sql):
-        job = _Job(self, sql)
-        self.jobs.append(job)
-        return job
+        return _Job(self, sql)
 
     def _ensure_bqstorage_client(self):
         return None
@@ -313,4 +340,5 @@ class _Job:
         return SimpleNamespace(to_arrow_iterable=lambda bqstorage_client: iter(table.to_batches(max_chunksize=7)))
 
     def cancel(self):
+        self.client.cancelled.set()
         return True

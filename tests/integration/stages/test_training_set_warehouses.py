@@ -72,6 +72,10 @@ measured = FeatureView(
 everywhere = FeatureView(
     name="everywhere", entities=[], schema=[Field(name="rate", dtype=Float64)], source={everywhere}),
 )
+slow = FeatureView(
+    name="slow", entities=[place], schema=[Field(name="place", dtype=String), Field(name="never", dtype=String)],
+    source={slow},
+)
 absent = FeatureView(
     name="absent", entities=[place], schema=[Field(name="place", dtype=String), Field(name="none", dtype=Int64)],
     source=hourly,
@@ -81,7 +85,14 @@ absent = FeatureView(
 COLUMNS = {
     "hourly": {"place": "text", "at": "time", "created": "time", "v": "number", "word": "text"},
     "twofold": {"place": "text", "number": "number", "at": "time", "size": "float"},
-    "typed": {"number": "number", "at": "naive", "whole": "number", "Half of": "float", "moment": "time", "local": "naive"},
+    "typed": {
+        "number": "number",
+        "at": "naive",
+        "whole": "number",
+        "Half of": "float",
+        "moment": "time",
+        "local": "naive",
+    },
     "everywhere": {"at": "date", "rate": "float"},
 }
 
@@ -149,6 +160,10 @@ def open_repo(folder, definitions, **offline_store):
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory, place):
     sources = {name: place.source(name) for name in COLUMNS}
+    sleep = "SELECT place, at, pg_sleep(600)::text AS never FROM warehouse.hourly"
+    sources["slow"] = place.source("slow") + ")"
+    if place.kind == "redshift":
+        sources["slow"] = f'RedshiftSource(name="slow", query="{sleep}", timestamp_field="at")'
     definitions = (DEFINITIONS + MORE).format(imports=place.imports, **sources)
     return open_repo(tmp_path_factory.mktemp(place.kind) / "tables", definitions, offline_store=place.offline_store)
 
@@ -198,7 +213,7 @@ events = st.tuples(st.one_of(st.none(), places, st.just("BOS")), minutes)
 
 
 @settings(
-    max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate],
+    max_examples=2, deadline=None, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @example([("EWR", 0, 1, 7, "a"), ("EWR", 0, None, 8, "z"), ("EWR", 0, 2, 6, "b")], [("EWR", 0)])
@@ -219,11 +234,15 @@ def test_a_table_gives_the_features_of_a_file(place, tables, files, rows, events
 def test_types_names_and_views_without_keys_are_kept(place, tables):
     moment = datetime(2013, 6, 1, 12, 0, 0, 1, tzinfo=timezone.utc)
     local = datetime(2013, 6, 1, 12)
-    place.fill("typed", [(1, datetime(2013, 1, 1), 2**53 + 1, 0.5, moment, local), (2, datetime(2013, 1, 1), *[None] * 4)])
+    place.fill(
+        "typed", [(1, datetime(2013, 1, 1), 2**53 + 1, 0.5, moment, local), (2, datetime(2013, 1, 1), *[None] * 4)]
+    )
     place.fill("everywhere", [(START.date(), 0.25)])
     table = pa.table({"number": [1, 2, 3, None], "time": pa.array([START] * 4, UTC)})
     view = "typed_view_with_a_name_that_is_longer_than_sixty_bytes_in_sql"
-    found = look_up(tables, [*(f"{view}:{n}" for n in ("whole", "Half of", "moment", "local")), "everywhere:rate"], table)
+    found = look_up(
+        tables, [*(f"{view}:{n}" for n in ("whole", "Half of", "moment", "local")), "everywhere:rate"], table
+    )
     assert found.schema.types == [pa.int64(), pa.float64(), UTC, UTC, pa.float64()]
     first = [2**53 + 1, 0.5, moment, local.replace(tzinfo=timezone.utc), 0.25]
     assert [list(row.values()) for row in found.to_pylist()] == [first, *[[None] * 4 + [0.25]] * 3]
@@ -298,8 +317,177 @@ def test_a_row_newer_than_its_event_is_refused(place, tables, monkeypatch):
     monkeypatch.setattr(
         module,
         "join_sql",
-        lambda *args: made(*args).replace('e."entity_timestamp" >=', f'e."entity_timestamp" {condition}').replace("<=", condition),
+        lambda *args: (
+            made(*args).replace('e."entity_timestamp" >=', f'e."entity_timestamp" {condition}').replace("<=", condition)
+        ),
     )
     place.fill("hourly", [("EWR", at(1), START, 1, "a")])
     with pytest.raises(LeakageError):
         look_up(tables, ["lasting:value"], one(place="EWR"))
+
+
+class _TimeoutError(BaseException):
+    pass
+
+
+@contextmanager
+def alarm_when(ready):
+    """Raise an error in this thread, as a timeout of Airflow does, when ``ready()`` is true."""
+
+    def ring(*_):
+        raise _TimeoutError
+
+    def stop():
+        deadline = time.monotonic() + 60
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    watch = threading.Thread(target=stop)
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.join()
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_timeout_cancels_the_query_and_deletes_the_events(place, tables, monkeypatch):
+    if place.kind == "snowflake":
+        pytest.skip("fakesnow cannot cancel a query")
+    place.fill("hourly", [("EWR", START, START, 1, "a")])
+    waiting = threading.Event()
+    if place.kind == "bigquery":
+        from google.api_core.exceptions import GoogleAPICallError
+
+        from tests.support import warehouses
+
+        def result(job):
+            waiting.set()
+            assert job.client.cancelled.wait(30)
+            raise GoogleAPICallError("cancelled")
+
+        monkeypatch.setattr(warehouses._Job, "result", result)
+        ready, view = waiting.is_set, "lasting:value"
+    else:
+        ready, view = place.sleeps, "slow:never"
+    with pytest.raises(_TimeoutError), alarm_when(ready):
+        look_up(tables, [view], one(place="EWR"))
+    deadline = time.monotonic() + 30
+    while place.leftovers():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_errors_that_may_pass_are_retried(place, tables, monkeypatch):
+    def fail(*_, **__):
+        if place.kind == "snowflake":
+            from snowflake.connector.errors import OperationalError
+
+            raise OperationalError("the service is busy", sqlstate="08001")
+        if place.kind == "bigquery":
+            from google.api_core.exceptions import Forbidden
+
+            raise Forbidden("too many tables", errors=[{"reason": "rateLimitExceeded"}])
+        from botocore.exceptions import ClientError
+
+        raise ClientError({"Error": {"Code": "ThrottlingException"}}, "BatchExecuteStatement")
+
+    module = sys.modules[f"airflow_mlops.data.feast.warehouse.{place.kind}"]
+    monkeypatch.setattr(module, "join_sql", fail)
+    with pytest.raises(OfflineStoreError) as failed:
+        look_up(tables, ["lasting:value"], one(place="EWR"))
+    assert failed.value.retryable
+    assert not place.leftovers()
+
+
+def test_the_result_of_a_join_with_lists_as_json_has_lists():
+    from airflow_mlops.data.feast.warehouse.query import without_json
+
+    request = SimpleNamespace(features={"many": pa.list_(pa.int64())})
+    view = SimpleNamespace(request=request, features={"many": "f0"}, result=["mlops_event", "f0"])
+    found = without_json(pa.record_batch({"mlops_event": [0, 1], "f0": ["[1, 2]", None]}), view)
+    assert found["f0"].to_pylist() == [[1, 2], None]
+
+
+@pytest.mark.parametrize("time", [UTC, pa.timestamp("us"), pa.int64()], ids=str)
+def test_uploaded_files_have_exact_types(time):
+    moments = [datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, 23, 59, 59, 999999, timezone.utc), START]
+    columns = {
+        "mlops_event": pa.array([0, 1, 2]),
+        "k0": pa.array([Decimal(2**64 - 1), None, Decimal(0)], pa.decimal128(20, 0)),
+        "k1": pa.array([65535, None, 0], pa.uint16()),
+        "k2": pa.array([-(2**63), 2**63 - 1, None]),
+        "k3": pa.array(["ä", "", None], pa.large_string()),
+        "k4": pa.array([date(1, 1, 1), date(9999, 12, 31), None]),
+        "k5": pa.array([True, False, None]),
+        "event_timestamp": pa.array(moments, UTC),
+    }
+    batch = pa.record_batch(columns)
+    events = Events(batch.schema, iter([batch]), moments[0], moments[1])
+    found = [pq.read_table(path) for path, _ in upload.parquet_files(events, time)]
+    assert len(found) == 1
+    assert found[0].schema.types == [
+        pa.int64(), pa.decimal128(20, 0), pa.int64(), pa.int64(), pa.string(), pa.date32(), pa.bool_(), time,
+    ]  # fmt: skip
+    assert [
+        column.cast(columns[name].type).to_pylist() for name, column in zip(columns, found[0].columns, strict=True)
+    ] == [column.to_pylist() for column in columns.values()]
+
+
+def test_what_the_stores_are_asked_to_load(place, tables):
+    place.fill("twofold", [])
+    look_up(tables, ["twofold:size"], one(place="EWR", number=pa.scalar(1, pa.uint64())))
+    if place.kind == "redshift":
+        setting, create, copy, _, unload = place.batches[-1]
+        assert setting == "SET timezone TO 'UTC'"
+        assert create == (
+            "CREATE TEMP TABLE mlops_events (mlops_event BIGINT, k0 VARCHAR(65535), k1 DECIMAL(20, 0), event_timestamp TIMESTAMP)"
+        )
+        assert copy.startswith(f"COPY mlops_events FROM '{place.url}/mlops_events_")
+        assert unload.startswith("UNLOAD (")
+    elif place.kind == "bigquery":
+        table, config = place.loads[-1]
+        assert table.schema.types == [pa.int64(), pa.string(), pa.decimal128(20, 0), UTC]
+        assert [field.field_type for field in config.schema] == ["INT64", "STRING", "NUMERIC", "TIMESTAMP"]
+        assert (config.source_format, config.create_disposition) == ("PARQUET", "CREATE_NEVER")
+    else:
+        sent = [sql for sql in place.statements if "mlops_events_" in sql]
+        kinds = [sql.split()[0] for sql in sent]
+        last = len(kinds) - kinds[::-1].index("PUT") - 1
+        assert kinds[last : last + 6] == ["PUT", "CREATE", "COPY", "SELECT", "DROP", "DROP"]
+        assert '"k1" NUMBER(20, 0), "event_timestamp" TIMESTAMP_NTZ(6))' in sent[last + 1]
+        assert "TO_TIMESTAMP_NTZ($1:event_timestamp::NUMBER(38, 0), 6)" in sent[last + 2]
+
+
+def test_files_of_killed_tasks_are_deleted_after_a_week(place, tables):
+    if place.kind != "redshift":
+        pytest.skip("the events of a killed task expire in the store")
+    bucket, _, prefix = place.url.removeprefix("s3://").partition("/")
+    for name in ("mlops_events_20200101T000000_a/events/0.parquet", "mlops_events_other/0.parquet", "else.parquet"):
+        place.s3.Bucket(bucket).put_object(Key=f"{prefix}/{name}", Body=b"")
+    place.fill("hourly", [])
+    look_up(tables, ["lasting:value"], one(place="EWR"))
+    assert sorted(key.removeprefix(f"{prefix}/") for key in place.leftovers()) == [
+        "else.parquet",
+        "mlops_events_other/0.parquet",
+    ]
+    place.s3.Bucket(bucket).objects.filter(Prefix=prefix).delete()
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "snowflake.connector", None)
+    for name in [name for name in sys.modules if name.startswith("feast.infra") and "snowflake" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "feature_store.yaml").write_text(
+        FEATURE_STORE + "offline_store: {type: snowflake.offline, database: a}"
+    )
+    with pytest.raises(FeatureStoreError, match=r"feast\[snowflake\]"):
+        feast_repo.open_store(str(tmp_path))
+
+
+def test_other_stores_are_not_warehouses():
+    for kind in ("dask", "duckdb", "trino", "athena", "mssql", "clickhouse", "couchbase.offline", "hybrid"):
+        store = SimpleNamespace(config=SimpleNamespace(offline_store=SimpleNamespace(type=kind)))
+        assert warehouse.find(store) is None

@@ -82,7 +82,14 @@ class BigQueryWarehouse(Warehouse):
 
         try:
             yield
-        except (GoogleAPIError, GoogleAuthError, FeastProviderLoginError, OSError, ValueError, pa.ArrowException) as error:
+        except (
+            GoogleAPIError,
+            GoogleAuthError,
+            FeastProviderLoginError,
+            OSError,
+            ValueError,
+            pa.ArrowException,
+        ) as error:
             reasons = {str(item.get("reason")) for item in getattr(error, "errors", ()) if isinstance(item, dict)}
             final = isinstance(error, ClientError | FeastProviderLoginError | ValueError) and not (
                 isinstance(error, TooManyRequests) or reasons & _PASSING

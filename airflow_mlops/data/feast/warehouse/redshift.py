@@ -125,14 +125,14 @@ class RedshiftWarehouse(Warehouse):
 
 def _statements(schema: pa.Schema, sql: str, result: list[str], url: str, role: str) -> list[str]:
     columns = ", ".join(f"{field.name} {_type(field.type)}" for field in schema)
+    target = f"TO '{url}result/' IAM_ROLE '{role}' FORMAT AS PARQUET MAXFILESIZE 128 MB"
     return [
         # Times that the source stores without a time zone are in UTC, like those of the events.
         "SET timezone TO 'UTC'",
         f"CREATE TEMP TABLE {_EVENTS} ({columns})",
         f"COPY {_EVENTS} FROM '{url}events/' IAM_ROLE '{role}' FORMAT AS PARQUET",
         f"CREATE TEMP TABLE {_JOINED} AS ({sql})",
-        f"UNLOAD ('SELECT {', '.join(result)} FROM {_JOINED}') TO '{url}result/' IAM_ROLE '{role}' "  # noqa: S608
-        "FORMAT AS PARQUET MAXFILESIZE 128 MB",
+        f"UNLOAD ('SELECT {', '.join(result)} FROM {_JOINED}') {target}",  # noqa: S608
     ]
 
 

@@ -176,9 +176,9 @@ class FakeRedshift:
 
     # Redshift's Data API
 
-    def batch_execute_statement(self, **sent):
-        assert set(sent) == {"Database", "Sqls", "ClusterIdentifier", "DbUser"}
-        statements = sent["Sqls"]
+    def execute_statement(self, **sent):
+        assert set(sent) == {"Database", "Sql", "ClusterIdentifier", "DbUser"}
+        statements = sent["Sql"].split(";\n")
         self.batches.append(statements)
         run, connection = uuid4().hex, self._connect()
         found = self.runs[run] = {"Status": "STARTED", "pid": connection.get_backend_pid()}

@@ -162,6 +162,8 @@ def tables(tmp_path_factory, place):
     sources = {name: place.source(name) for name in COLUMNS}
     sleep = "SELECT place, at, pg_sleep(600)::text AS never FROM warehouse.hourly"
     sources["slow"] = place.source("slow") + ")"
+    if place.kind == "bigquery":
+        sources["everywhere"] += ', timestamp_field_type="DATE"'
     if place.kind == "redshift":
         sources["slow"] = f'RedshiftSource(name="slow", query="{sleep}", timestamp_field="at")'
     definitions = (DEFINITIONS + MORE).format(imports=place.imports, **sources)
@@ -353,9 +355,9 @@ def alarm_when(ready):
         signal.signal(signal.SIGALRM, before)
 
 
+# fakesnow cannot cancel a query.
+@pytest.mark.parametrize("place", [redshift, bigquery], indirect=True, ids=["redshift", "bigquery"])
 def test_a_timeout_cancels_the_query_and_deletes_the_events(place, tables, monkeypatch):
-    if place.kind == "snowflake":
-        pytest.skip("fakesnow cannot cancel a query")
     place.fill("hourly", [("EWR", START, START, 1, "a")])
     waiting = threading.Event()
     if place.kind == "bigquery":
@@ -392,7 +394,7 @@ def test_errors_that_may_pass_are_retried(place, tables, monkeypatch):
             raise Forbidden("too many tables", errors=[{"reason": "rateLimitExceeded"}])
         from botocore.exceptions import ClientError
 
-        raise ClientError({"Error": {"Code": "ThrottlingException"}}, "BatchExecuteStatement")
+        raise ClientError({"Error": {"Code": "ThrottlingException"}}, "ExecuteStatement")
 
     module = sys.modules[f"airflow_mlops.data.feast.warehouse.{place.kind}"]
     monkeypatch.setattr(module, "join_sql", fail)
@@ -461,9 +463,15 @@ def test_what_the_stores_are_asked_to_load(place, tables):
         assert "TO_TIMESTAMP_NTZ($1:event_timestamp::NUMBER(38, 0), 6)" in sent[last + 2]
 
 
+@pytest.mark.parametrize("place", [redshift], indirect=True, ids=["redshift"])
+def test_join_keys_that_redshift_would_cut_are_refused(place, tables):
+    with pytest.raises(FeatureStoreError, match="'place' of the events has values of 258 bytes"):
+        look_up(tables, ["lasting:value"], one(place="ä" * 129))
+    assert not place.leftovers()
+
+
+@pytest.mark.parametrize("place", [redshift], indirect=True, ids=["redshift"])
 def test_files_of_killed_tasks_are_deleted_after_a_week(place, tables):
-    if place.kind != "redshift":
-        pytest.skip("the events of a killed task expire in the store")
     bucket, _, prefix = place.url.removeprefix("s3://").partition("/")
     for name in ("mlops_events_20200101T000000_a/events/0.parquet", "mlops_events_other/0.parquet", "else.parquet"):
         place.s3.Bucket(bucket).put_object(Key=f"{prefix}/{name}", Body=b"")

@@ -16,7 +16,14 @@ from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError, one_
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
-from airflow_mlops.data.feast.warehouse.query import join_sql, keys_have_one_text, query_view, without_json
+from airflow_mlops.data.feast.warehouse.query import (
+    TIME,
+    join_sql,
+    keys_have_one_text,
+    query_view,
+    select,
+    without_json,
+)
 from airflow_mlops.data.feast.warehouse.upload import parquet_files
 from airflow_mlops.data.feast.warehouse.view import SqlView
 
@@ -36,7 +43,15 @@ class BigQueryWarehouse(Warehouse):
     _job: Any = None
 
     def view(self, request: ViewRequest) -> SqlView:
-        return query_view(request, _quoted)
+        def query(table: str, columns: dict[str, str]) -> str:
+            if request.view.batch_source.timestamp_field_type == "DATE":
+                # BigQuery compares no date with the time of an event.
+                columns = {**columns, TIME: f"TIMESTAMP({columns[TIME]})"}
+            return select(table, columns)
+
+        made = query_view(request, _quoted, query)
+        made.view.batch_source.timestamp_field_type = ""
+        return made
 
     def accepts(self, schema: pa.Schema) -> bool:
         return keys_have_one_text(schema)

@@ -1,7 +1,7 @@
 """Join in Redshift. The events and the result are Parquet files in S3.
 
-All statements run as one transaction of Redshift's Data API, with temporary tables, which Redshift drops when the
-transaction ends, also if the task was killed.
+All statements run in one request of Redshift's Data API, so in one session, with temporary tables, which Redshift drops
+at the end of the session, also if the task was killed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError, one_line
@@ -29,6 +31,8 @@ from airflow_mlops.data.feast.warehouse.view import SqlView
 log = logging.getLogger("airflow_mlops.data")
 
 _EVENTS, _JOINED = "mlops_events", "mlops_joined"
+# The length of Redshift's VARCHAR, to which Feast's SQL casts join keys.
+_KEY_BYTES = 256
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 # The Data API reports no SQLSTATE. These texts are in errors that a retry would repeat.
 _FINAL_TEXTS = ("does not exist", "permission denied", "syntax error", "cannot be cast", "invalid input", "ambiguous")
@@ -66,6 +70,7 @@ class RedshiftWarehouse(Warehouse):
             bucket, root = aws_utils.get_bucket_and_key(config.s3_staging_location.rstrip("/") + "/")
             with _folder(s3.Bucket(bucket), root) as folder:
                 schema = None
+                events = replace(events, batches=_verified(events, view))
                 for path, of_file in parquet_files(events, pa.timestamp("us")):
                     s3.Bucket(bucket).upload_file(path, f"{folder}events/{os.path.basename(path)}")
                     schema = of_file
@@ -81,13 +86,13 @@ class RedshiftWarehouse(Warehouse):
         return self._abort is not None and bool(self._abort()["Status"])
 
     def _run(self, client: Any, statements: list[str]) -> None:
+        from feast.infra.utils import aws_utils
+
         config = self._store.config.offline_store
-        place = (
-            {"ClusterIdentifier": config.cluster_id, "DbUser": config.user}
-            if config.cluster_id
-            else {"WorkgroupName": config.workgroup}
+        started = aws_utils.execute_redshift_statement_async(
+            client, config.cluster_id, config.workgroup, config.database, config.user, ";\n".join(statements)
         )
-        run = client.batch_execute_statement(Database=config.database, Sqls=statements, **place)["Id"]
+        run = started["Id"]
         self._abort = lambda: client.cancel_statement(Id=run)
         wait = _FIRST_WAIT
         while (found := client.describe_statement(Id=run))["Status"] not in ("FINISHED", "FAILED", "ABORTED"):
@@ -100,17 +105,21 @@ class RedshiftWarehouse(Warehouse):
     def _errors(self, view: SqlView) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
+        from feast.errors import RedshiftCredentialsError
 
+        failures = (_StatementError, RedshiftCredentialsError, BotoCoreError, ClientError, Boto3Error, OSError)
         try:
             yield
-        except (_StatementError, BotoCoreError, ClientError, Boto3Error, OSError, pa.ArrowException) as error:
+        except (*failures, pa.ArrowException) as error:
             if isinstance(error, ClientError):
                 final = error.response["Error"]["Code"] not in _PASSING_CODES
+            elif isinstance(error, _StatementError):
+                final = any(text in str(error) for text in _FINAL_TEXTS)
             else:
-                final = isinstance(error, _StatementError) and any(text in str(error) for text in _FINAL_TEXTS)
+                final = isinstance(error, RedshiftCredentialsError)
             advice = (
                 "Correct the source of the feature view, or the types of the join keys. The account needs "
-                "redshift-data:BatchExecuteStatement, DescribeStatement and CancelStatement, and the objects of "
+                "redshift-data:ExecuteStatement, DescribeStatement and CancelStatement, and the objects of "
                 "s3_staging_location. The user of feature_store.yaml needs SELECT on the source and TEMP on the database."
                 if final
                 else "Check that Redshift's Data API and s3_staging_location can be reached where the step runs."
@@ -121,6 +130,23 @@ class RedshiftWarehouse(Warehouse):
                 f"Redshift, the offline store of the Feast repository, failed for feature view "
                 f"{view.request.view.name!r}: {text.rstrip('. ')}. {advice}"
             ) from None
+
+
+def _verified(events: Events, view: SqlView) -> Iterator[pa.RecordBatch]:
+    """Yield the events, if Redshift does not confuse them.
+
+    :raises FeatureStoreError: a join key is so long that its text in Feast's SQL is cut
+    """
+    texts = [f.name for f in events.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    for batch in events.batches:
+        for name in texts:
+            longest = pc.max(pc.binary_length(batch.column(name))).as_py() or 0
+            if longest > _KEY_BYTES:
+                raise FeatureStoreError(
+                    f"Join key {view.keys[name]!r} of the events has values of {longest:,} bytes, but Feast's SQL for Redshift "
+                    f"compares only the first {_KEY_BYTES} bytes. Use shorter keys."
+                )
+        yield batch
 
 
 def _statements(schema: pa.Schema, sql: str, result: list[str], url: str, role: str) -> list[str]:

@@ -38,7 +38,7 @@ from airflow_mlops.serving.light import without_pandas
 from airflow_mlops.serving.log.spool import Answer, open_spool
 from airflow_mlops.serving.log.uptime import State
 from airflow_mlops.serving.metrics import Metrics
-from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns, Rows
+from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns, Rows, joined
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions.loaded import Served
 
@@ -59,20 +59,20 @@ class Packed(NamedTuple):
     """An answer as bytes, without its version.
 
     :param head: all fields that are not in the body, as JSON
-    :param body: for many rows, the features that are numbers, with 8 bytes for each value, then the score, and then
-        the predictions if they are not texts. Then the columns that are only logged, if the request has any, as an
-        Arrow record batch
+    :param body: for many rows, the features that are numbers, with 8 bytes for each value, then those that are texts,
+        then the score, and then the predictions if they are not texts. Then the columns that are only logged, if the
+        request has any, as an Arrow record batch
     """
 
     head: bytes
     body: bytes
 
-    def numbered(self, version: int) -> bytes:
-        """Return the answer as bytes for a message with several answers.
+    def numbered(self, version: int) -> tuple[bytes, bytes, bytes]:
+        """Return the parts of the answer in a message with several answers.
 
         :param version: index of the answer's version in the list of versions of the message
         """
-        return b"".join((_ANSWER.pack(version, len(self.head), len(self.body)), self.head, self.body))
+        return _ANSWER.pack(version, len(self.head), len(self.body)), self.head, self.body
 
 
 def packed(answer: Answer, apart: Apart | None) -> Packed:
@@ -84,14 +84,17 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     """
     rows, found = answer.rows, answer.found
     carried = rows.carried
-    features, numbers, parts = rows.features, {}, []
+    features = rows.features
+    forms: dict[str, str | int] = {}
+    parts: list[Any] = []
     # For predictions as bytes, the head contains the type of a value instead of the values.
     prediction: Any = found.prediction.dtype.str
     if rows.count >= MANY_ROWS:
-        # As bytes, numbers take less time than as JSON.
-        numbers = _numbers(answer)
-        features = {name: values for name, values in features.items() if name not in numbers}
-        score, parts = None, [*numbers.values(), found.score.astype(np.float64, copy=False).tobytes()]
+        # As bytes, numbers and texts take less time than as JSON.
+        forms, parts = _as_bytes(answer)
+        features = {name: values for name, values in features.items() if name not in forms}
+        score = None
+        parts.append(found.score.astype(np.float64, copy=False).tobytes())
         if found.prediction.dtype.hasobject:
             prediction = found.prediction.tolist()
         else:
@@ -102,7 +105,7 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     head = to_json(
         (
             apart, answer.request_id, answer.at, answer.latency_ms, rows.count, features, list(carried),
-            prediction, score, list(numbers),
+            prediction, score, forms,
         ),
         inf_nan_mode="constants",
     )  # fmt: skip
@@ -111,27 +114,36 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     return Packed(head, b"".join(parts))
 
 
-def _numbers(answer: Answer) -> dict[str, bytes]:
-    """Return the features without nulls whose values are numbers, as doubles or 64-bit integers."""
-    found = {}
+def _as_bytes(answer: Answer) -> tuple[dict[str, str | int], list[Any]]:
+    """Return the features without nulls as bytes, in the order of the contract.
+
+    :return: the form of each of these features, and objects with their bytes. The form of numbers, which are doubles or
+        64-bit integers, is their type for NumPy. The form of texts, see :func:`joined`, is their size
+    """
+    forms: dict[str, str | int] = {}
+    parts: list[Any] = []
     for feature in answer.served.columns.features:
-        if feature.kind not in _CODES:
-            continue
         values = answer.rows.features[feature.name]
         if isinstance(values, np.ndarray):
-            found[feature.name] = values.tobytes()
-            continue
-        # A null is not a number, and an integer may be too large.
-        with suppress(TypeError, OverflowError):
-            found[feature.name] = array(_CODES[feature.kind], values).tobytes()
-    return found
+            forms[feature.name] = "d"
+            parts.append(values)
+        elif feature.kind == "string":
+            if (texts := joined(values)) is not None:
+                forms[feature.name] = len(texts)
+                parts.append(texts)
+        else:
+            # A null is not a number, and an integer may be too large.
+            with suppress(TypeError, OverflowError):
+                parts.append(array(_CODES[feature.kind], values))
+                forms[feature.name] = _CODES[feature.kind]
+    return forms, parts
 
 
 def message(versions: Sequence[Served], numbered: Sequence[bytes]) -> bytes:
     """Return a message with answers and the versions that have answered.
 
     :param versions: the versions
-    :param numbered: the answers as bytes, see :meth:`Packed.numbered`
+    :param numbered: the parts of the answers, see :meth:`Packed.numbered`
     """
     head = json.dumps([served.description for served in versions]).encode()
     return b"".join((_MESSAGE.pack(len(head), sum(map(len, numbered))), head, *numbered))
@@ -169,17 +181,20 @@ def _answers(body: bytes, versions: Sequence[Served]) -> Iterator[tuple[Apart | 
         end = middle + body_size
         if end > len(body):
             return
-        apart, request_id, at, latency, count, features, names, prediction, score, numbers = from_json(
+        apart, request_id, at, latency, count, features, names, prediction, score, forms = from_json(
             body[start + _ANSWER.size : middle]
         )
         served = versions[version]
         if score is None:
-            kinds = {feature.name: feature.kind for feature in served.columns.features}
-            for name in numbers:
-                features[name] = np.frombuffer(body, _CODES[kinds[name]], count, middle)
-                middle += features[name].nbytes
+            for name, form in forms.items():
+                if isinstance(form, str):
+                    features[name] = np.frombuffer(body, form, count, middle)
+                    middle += 8 * count
+                else:
+                    features[name] = body[middle : middle + form]
+                    middle += form
             score = np.frombuffer(body, np.float64, count, middle)
-            middle += score.nbytes
+            middle += 8 * count
             if isinstance(prediction, str):
                 prediction = np.frombuffer(body, prediction, count, middle)
                 middle += prediction.nbytes

@@ -74,7 +74,9 @@ def answer(by: Served, request_id: str = "one", rows=({"a": 1, "city": "UA"},), 
 
 def sent(by: list[Served], *found: tuple[Answer, str | None]) -> bytes:
     numbers = {id(each): number for number, each in enumerate(by)}
-    return message(by, [packed(item, apart).numbered(numbers[id(item.served)]) for item, apart in found])
+    return message(
+        by, [part for item, apart in found for part in packed(item, apart).numbered(numbers[id(item.served)])]
+    )
 
 
 ROWS = [
@@ -120,11 +122,18 @@ LARGE = ModelContract(
 )  # fmt: skip
 
 
+TEXT = st.text("aä\0\U0001f6eb", max_size=3)
+
+
 @given(
-    st.lists(st.tuples(NUMBER, NUMBER | st.none(), st.integers(-(2**63), 2**63 - 1), st.floats()), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(NUMBER, NUMBER | st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(), TEXT),
+        min_size=1, max_size=4,
+    ),
     st.lists(st.sampled_from([1, 19, 20, 50]), min_size=1, max_size=3),
+    st.booleans(),
 )  # fmt: skip
-def test_requests_of_few_and_many_rows_are_logged_as_they_were_sent(values, counts):
+def test_requests_of_few_and_many_rows_are_logged_as_they_were_sent(values, counts, has_null):
     columns = InputColumns(LARGE, TRAINING)
     by = Served(
         ModelVersionRef(model="m", version=1, run_id="r"), SimpleNamespace(engine="none", contract=LARGE), columns
@@ -132,9 +141,9 @@ def test_requests_of_few_and_many_rows_are_logged_as_they_were_sent(values, coun
     several = []
     for count in counts:
         some = (values * 50)[:count]
-        rows = [{"a": a, "b": b, "n": n, "city": str(b), "price": count / 2} for a, b, n, _ in some]
-        rows[0] |= {"city": None, "price": None}
-        scores = np.array([score for *_, score in some])
+        rows = [{"a": a, "b": b, "n": n, "city": city, "price": count / 2} for a, b, n, _, city in some]
+        rows[0] |= {"price": None, **({"city": None} if has_null else {})}
+        scores = np.array([score for *_, score, _ in some])
         found = Predictions(scores, scores, None)
         several.append(Answer(by, columns.rows(rows), found, f"id-{count}", NOW, 1.5))
     arrived = [item for _, item in answers(io.BytesIO(sent([by], *((item, None) for item in several))))]
@@ -157,7 +166,14 @@ def test_classes_of_any_type_arrive_for_many_rows(classes):
     assert item.found.prediction.dtype == labels.dtype
     assert item.found.prediction.tolist() == labels.tolist()
     assert item.rows.features["a"].tolist() == [0.5] * len(labels)
+    assert COLUMNS.logged([item.rows])["city"].to_pylist() == ["UA"] * len(labels)
     assert last.request_id == "one"
+
+
+def test_a_text_that_is_not_unicode_cannot_be_sent():
+    for count in (1, MANY_ROWS):
+        with pytest.raises(ValueError, match="surrogate"):
+            packed(answer(served(), rows=[{"a": 1, "city": "\ud800"}] * count), None)
 
 
 @given(st.floats() | st.integers(-(2**63), 2**63 - 1) | st.none(), st.text(), st.floats())

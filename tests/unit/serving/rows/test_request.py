@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.models.inputs import numbers
 from airflow_mlops.models.onnx.feeds import singles
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns, as_column
+from airflow_mlops.serving.rows.request import MANY_ROWS, InputColumns, as_column, as_list
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,25 @@ def test_integers_and_truth_values_of_a_number_are_taken(model):
     assert rows.features == {"a": [1, 10**300], "b": [3, None]}
 
 
+@pytest.mark.parametrize("others", [1, MANY_ROWS])
 @pytest.mark.parametrize("value", ["1", [1], {}, float("inf"), float("nan"), 10**400])
-def test_a_value_that_is_not_a_number_is_refused(model, value):
-    with pytest.raises(SchemaError, match="Row 2 .*'a'"):
-        InputColumns(model.contract).rows([{"a": 1, "b": 1}, {"a": value, "b": 1}])
+def test_a_value_that_is_not_a_number_is_refused(model, value, others):
+    with pytest.raises(SchemaError, match=f"Row {others + 1} .*'a'"):
+        InputColumns(model.contract).rows([{"a": 1, "b": 1}] * others + [{"a": value, "b": 1}])
+
+
+@pytest.mark.parametrize("count", [1, MANY_ROWS])
+@given(
+    st.lists(
+        st.integers(-(2**53) - 2, 2**53 + 2) | st.sampled_from([2**53, 2**53 + 1, 10**300, 1e300, 0.5]),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_a_number_of_a_request_keeps_its_value(model, count, values):
+    # The canary's key column may be a number, so an integer must not be rounded, however many rows a request has.
+    rows = InputColumns(model.contract).rows([{"a": value, "b": 0} for value in values] * count)
+    assert as_list(rows.features["a"]) == values * count
 
 
 def test_a_field_with_another_name_is_refused_although_the_number_of_fields_is_right(model):

@@ -65,23 +65,29 @@ class Session:
         result_format: str = "COMPLETE",
     ) -> None:
         import great_expectations as gx
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
 
         _make_quantiles_storable()
         self._name, self._suite_name = name, suite.name
-        self._context = gx.get_context(mode="ephemeral")
-        self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-        for default_site in list(self._context.get_site_names()):
-            self._context.delete_data_docs_site(default_site)
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
         index = {"class_name": "DefaultSiteIndexBuilder"}
-        config: Any = {
+        config = {
             "class_name": "SiteBuilder",
             "store_backend": store,
             "site_index_builder": index,
             "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
         }
-        self._context.add_data_docs_site("docs", config)
+        # Great Expectations converts its configuration to YAML after each change, so it is complete from the start.
+        project = DataContextConfig(
+            data_docs_sites={"docs": config},
+            progress_bars=ProgressBarsConfig(globally=False, metric_calculations=False),
+            store_backend_defaults=InMemoryStoreBackendDefaults(),
+        )
+        self._context = gx.get_context(project_config=project, mode="ephemeral")
         self._batch = (add_batch or _add_dataframe)(self._context, name)
         self._format = {"result_format": result_format}
         self._suite = self._context.suites.add(suite)
@@ -127,7 +133,8 @@ class Session:
         batch_spec = results.meta.get("batch_spec") or {}
         results.meta["batch_spec"] = BatchSpec({**batch_spec, "data_asset_name": self._name})
         self._context.validation_results_store.set(identifier, results)
-        self._context.build_data_docs()
+        # The index page is replaced by one of our own.
+        self._context.build_data_docs(build_index=False)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -199,8 +206,7 @@ def publish_data_docs(site: Path, store: ArtifactStore, name: str, identity: str
         key = file.relative_to(site).as_posix()
         results = key if key.startswith("validations/") else results
         suites = key if key.startswith("expectations/") else suites
-        if key != _INDEX:
-            store.write_bytes(f"{folder}/{key}", self_contained(file.read_text("utf-8")).encode())
+        store.write_bytes(f"{folder}/{key}", self_contained(file.read_text("utf-8")).encode())
     links = [("Validation results", results), ("Expectations of the suite", suites)]
     index = index_page(f"Data Docs of {name}", [(text, key) for text, key in links if key])
     store.write_bytes(f"{folder}/{_INDEX}", index.encode())

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from types import SimpleNamespace
 from uuid import uuid4
@@ -103,11 +103,17 @@ class FakeSnowflake:
             self.execute(f'INSERT INTO "{name}" VALUES ' + ", ".join(_values(row) for row in rows))
 
     def leftovers(self):
+        """The tables of the last joins that still exist in Feast's session, and the stages that were not dropped."""
         from feast.infra.utils.snowflake import snowflake_utils
+        from snowflake.connector.errors import ProgrammingError
 
-        cursor = snowflake_utils._cache["snowflake.offline"].cursor()
-        tables = cursor.execute("SHOW TABLES").fetchall()
-        return [row for row in tables if "mlops" in str(row) or "feast" in str(row)]
+        names = list(dict.fromkeys(re.findall(r"mlops_events_[0-9a-f]{32}", " ".join(self.statements[-60:]))))
+        left = [name for name in names if f"DROP STAGE IF EXISTS {name}" not in self.statements]
+        for name in names[-2:]:
+            with suppress(ProgrammingError):
+                snowflake_utils._cache["snowflake.offline"].cursor().execute(f'SELECT 1 FROM "{name}"')
+                left.append(name)
+        return left
 
 
 def _values(row):
@@ -266,7 +272,7 @@ class FakeBigQuery:
 
         self.database = duckdb.connect()
         self.database.execute("ATTACH ':memory:' AS project; CREATE SCHEMA project.features; SET TimeZone = 'UTC'")
-        self.tables, self.loads, self.cancelled = {}, [], threading.Event()
+        self.tables, self.loads, self.queries, self.cancelled = {}, [], [], threading.Event()
 
     offline_store = {"type": "bigquery", "dataset": "features", "project_id": "project"}
 
@@ -313,6 +319,7 @@ class FakeBigQuery:
             self.database.execute(f"DROP TABLE {name}")
 
     def query(self, sql):
+        self.queries.append(sql)
         return _Job(self, sql)
 
     def _ensure_bqstorage_client(self):

@@ -124,7 +124,7 @@ class BigQueryWarehouse(Warehouse):
 
 
 def _upload(client: Client, name: str, events: Events) -> None:
-    from google.cloud import bigquery
+    import google.cloud.bigquery as bigquery
 
     created = False
     for path, schema in parquet_files(events, pa.timestamp("us", "UTC")):

@@ -97,8 +97,8 @@ class SparkWarehouse(Warehouse):
         from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
 
-        staging = self._store.config.offline_store.staging_location
-        if not staging:
+        location = self._store.config.offline_store.staging_location
+        if not location:
             if not session.conf.get("spark.master", "").startswith("local"):
                 raise FeatureStoreError(
                     "The offline store of the Feast repository is Spark, whose executors read the events from files. Set "
@@ -108,10 +108,10 @@ class SparkWarehouse(Warehouse):
             with tempfile.TemporaryDirectory(prefix="mlops-spark-") as local:
                 yield _Folder(f"file://{local}", LocalFileSystem(), local)
             return
-        fs, root = url_to_fs(staging)
+        fs, root = url_to_fs(location)
         name = staging.new_name()
         _remove_abandoned(fs, root)
-        folder = _Folder(f"{staging.rstrip('/')}/{name}", fs, f"{root.rstrip('/')}/{name}")
+        folder = _Folder(f"{location.rstrip('/')}/{name}", fs, f"{root.rstrip('/')}/{name}")
         fs.makedirs(folder.path, exist_ok=True)
         try:
             yield folder

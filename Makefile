@@ -38,8 +38,8 @@ torture: install ## Kill each step 100 times on a local folder, S3 and Azure; pr
 lint: $(VENV)/.dev-installed ## ruff (with Airflow's AIR rules), mypy --strict and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# A clone of CI is new, and the cache would not be read again.
-	$(BIN)/mypy $(if $(CI),--cache-dir=/dev/null)
+	@# Each run of CI has a new clone. Most of the time goes into libraries, whose types do not change between clones.
+	$(BIN)/mypy $(if $(CI),--cache-dir=$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airflow-mlops-mypy)
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev-installed ## Fix what ruff can fix
@@ -107,8 +107,9 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the locked dependencies into $(VENV) (one or two minutes) ..."
 	@# pip takes torch, because uv reads no settings of pip, such as a folder with a build without CUDA. uv takes the other
-	@# packages in a tenth of pip's time; where it reaches no index, pip takes them as well.
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch uv
+	@# packages in a tenth of pip's time; where it reaches no index, pip takes them as well. PySpark has no wheel. pip keeps the
+	@# one that it builds; uv builds another for each environment if the index forbids caches.
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch uv pyspark
 	UV_SYSTEM_CERTS=true $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --editable . --group dev \
 	  || $(BIN)/python -m pip install --quiet -c constraints.txt --editable . --group dev
 	@touch $@ $(VENV)/.demo-installed

@@ -1,4 +1,4 @@
-"""The commands that act on stored data: predictions, purge, clean and datasets."""
+"""The commands that act on stored data: predictions, servers, purge, clean and datasets."""
 
 from __future__ import annotations
 
@@ -69,6 +69,35 @@ def _require_dataset(store: ArtifactStore, name: str | None) -> None:
             f"The artifact store {store.url} has no dataset {name!r}. Correct --outcomes, or set --store to a different "
             "artifact store."
         )
+
+
+@command
+def servers(args: Namespace) -> None:
+    """Run ``airflow mlops servers MODEL``, which shows the servers that log predictions, and ends records of lost spools."""
+    from airflow_mlops.serving.log.uptime import lose_spool, records
+
+    store = store_of(args)
+    found = records(store, args.model)
+    if args.lost is None:
+        rows = [
+            {
+                "server": name,
+                "machine_and_spool": record.where,
+                "since": f"{record.since:%F %T}",
+                "complete_until": f"{record.until:%F %T}",
+                "state": "ended" if record.ended else "open",
+            }
+            for name, record in sorted(found.items(), key=lambda item: item[1].since)
+        ]
+        AirflowConsole().print_as(rows, args.output)
+        return
+    record = found.get(args.lost)
+    if record is None or record.ended:
+        raise MLOpsError(
+            f"--lost: model {args.model!r} has no open record of a server {args.lost!r} in {mask_urls(store.url)}. Choose an open one "
+            f"in the table of: airflow mlops servers {args.model}"
+        )
+    lose_spool(store, args.model, args.lost, record, datetime.now(timezone.utc))
 
 
 @command

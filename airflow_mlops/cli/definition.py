@@ -50,7 +50,7 @@ _COMMANDS = (
                 help="Types of columns: the parameter types of IngestOperator as YAML or JSON, such as \"{'zip': string}\"",
             ),
             Arg(("--conn-id",), help="Id of the Airflow connection to the database of --table"),
-            Arg(("--table",), help="Table or view, as TABLE or SCHEMA.TABLE"),
+            Arg(("--table",), help="Table or view, as TABLE or SCHEMA.TABLE. Quote names with dots: SCHEMA.'\"a.b\"'"),
             Arg(("--label",), help="Column that the model predicts"),
             Arg(
                 ("--label-delay",),
@@ -263,6 +263,21 @@ _COMMANDS = (
             ),
             _PREDICTIONS,
             *_COMMON,
+        ),
+    ),
+    ActionCommand(
+        name="servers",
+        help="Show the servers that log predictions, or report that the spool of a server is lost",
+        description="Show the records of the servers of a model: the time until which the predictions of each server are in the artifact "
+        "store, and whether it has ended. --lost reports that the spool of a killed server is lost, for example with its machine. Later "
+        "windows without requests can then be recorded as empty. Windows in which the server may have lost predictions stay gaps.",
+        func=lazy_load_command("airflow_mlops.cli.datasets.servers"),
+        args=(
+            _MODEL,
+            Arg(("--lost",), metavar="SERVER", help="Server, by its name in the table, whose spool is lost"),
+            ARG_OUTPUT,
+            _STORE,
+            ARG_VERBOSE,
         ),
     ),
     ActionCommand(

@@ -59,7 +59,10 @@ def init(args: Namespace) -> None:
         place = files.Place([], args.conn_id, whole.of_window(proposal.time, proposal.keys), options)
         _require_same_rows(args.conn_id, place, proposal, found)
     else:
-        types = {**options.get("types", {}), **declared.types(proposal, options.get("types", {}))}
+        types = {
+            **options.get("types", {}),
+            **declared.types(proposal, options.get("types", {}), options.get("csv", {})),
+        }
         place = files.Place(spec.files, options={**options, **({"types": types} if types else {})})
     written = files.write(folder, args.name, place, proposal, found.complete, args.ci)
     found.notes[:] = [with_flags(note, args) for note in found.notes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from airflow_mlops.core.secrets import mask
@@ -232,6 +233,12 @@ def by_name(name: str) -> type[MLOpsError]:
 def listed(names: Iterable[str]) -> str:
     """Format names as a list for a message. Names with line breaks or other control characters are quoted."""
     return ", ".join(name if name.isprintable() else repr(name) for name in names)
+
+
+def told_apart(*texts: str) -> list[str]:
+    """Quote texts for a message. Texts that look the same because they differ only by Unicode form are written with escapes."""
+    looks = {unicodedata.normalize("NFKC", text) for text in texts}
+    return [repr(text) if len(looks) == len(texts) else ascii(text) for text in texts]
 
 
 def named(noun: str, names: Sequence[str]) -> str:

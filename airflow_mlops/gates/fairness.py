@@ -56,7 +56,7 @@ class Fairness(FairnessRule, Gate):
         from airflow_mlops.gates.slice_search import by_column
 
         data = self._data(evidence)
-        rows, _ = evidence.rows(evidence.candidate)
+        rows, resampling = evidence.rows(evidence.candidate)
         values, groups = data.column(self.sensitive), np.empty(len(rows), dtype=object)
         for part in by_column(self.sensitive, values):
             groups[part.index] = part.name
@@ -92,7 +92,9 @@ class Fairness(FairnessRule, Gate):
             fairness=FairnessRates(
                 metric=self.fairness,
                 sensitive=self.sensitive,
-                rates=group_rates(self, values, rows.predicted.astype(bool), rows.truth.astype(bool)),
+                rates=group_rates(
+                    self, values, rows.predicted.astype(bool), rows.truth.astype(bool), resampling.clusters
+                ),
                 compared=evidence.candidates + (evidence.champion is not None),
             ),
         )

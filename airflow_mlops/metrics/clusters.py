@@ -78,17 +78,37 @@ def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
-def alike(groups: NDArray[np.int64]) -> Design:
+def alike(groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None) -> Design:
     """Return the largest possible design effect, which occurs if the values of each cluster are equal.
 
     :param groups: the number of the cluster of each row, shape (n,)
+    :param weight: the weight of each row, shape (n,); ``None`` if each row counts once
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
     """
-    sizes = np.bincount(dense(groups)).astype(float)
-    squares = float(np.square(sizes).sum())
+    sizes = np.bincount(dense(groups), weights=weight).astype(float)
     if len(sizes) < 2:
         return Design(math.inf, 1.0)
-    return Design(squares / len(groups), len(groups) ** 2 / squares)
+    rows = len(groups) if weight is None else float(weight.sum() ** 2 / np.square(weight).sum())
+    clusters = float(sizes.sum() ** 2 / np.square(sizes).sum())
+    return Design(max(1.0, rows / clusters), clusters)
+
+
+def design_of_share(
+    values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None
+) -> Design:
+    """Measure how much clusters widen the interval of a share, such as Wilson's, which has a width even at 0 and at 1.
+
+    If all values are equal, they do not show how similar the rows of a cluster are. The design effect is then the largest
+    possible one (:func:`alike`).
+
+    :param values: as in :func:`design`
+    :param groups: as in :func:`design`
+    :param weight: as in :func:`design`
+    :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
+    """
+    if len(values) and values.min() == values.max():
+        return alike(groups, weight)
+    return design(values, groups, weight)
 
 
 def design(values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None) -> Design:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 # Values that differ less from 0 or 1 differ only by rounding.
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
     most = value * (1 - value) / rows
     # If all predictions are right or all are wrong, the estimated variance is 0 and carries no information. With weights,
     # the value is then 0 or 1 except for rounding.
-    ratio = variance / most if value * (1 - value) > _ROUNDING and math.isfinite(variance) else 1.0
+    ratio = variance / most if value * (1 - value) > ROUNDING and math.isfinite(variance) else 1.0
     ratio = (rows * ratio + z * z) / (rows + z * z)
     return proportion(value, rows / ratio, z)
 

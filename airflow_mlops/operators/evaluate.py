@@ -16,6 +16,7 @@ from airflow_mlops.operators.sharded import ShardedOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 
 class EvaluateOperator(ShardedOperator):
@@ -107,16 +108,19 @@ class EvaluateOperator(ShardedOperator):
         super().__init__(**kwargs)
         self.assign_parameters(locals())
         self._live = evidence is not None
-        if self._live and shards is not None:
-            raise SpecError(
-                f"Task {self.task_id!r} has shards=, but evidence= already contains the predictions. Remove shards=."
-            )
+        _refuse_shards_of_evidence(self.task_id, evidence, shards)
         if isinstance(gates, list):
             _check_gates(gates)
         if not is_template(metric) and not is_template(greater_is_better):
             _check_metric(metric, greater_is_better)
         if card and not is_template(card):
             self._check_card(card)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        # Airflow creates a mapped operator only when the task runs.
+        _refuse_shards_of_evidence(kwargs.get("task_id"), kwargs.get("evidence"), kwargs.get("shards"))
+        return super().partial(**kwargs)
 
     def _check_card(self, card: dict[str, Any]) -> None:
         from airflow_mlops.core.base import parse
@@ -165,6 +169,13 @@ class EvaluateOperator(ShardedOperator):
         if result["verdict"] is None:
             # Only the shard that makes the verdict sends events.
             self.outlets = []
+
+
+def _refuse_shards_of_evidence(task_id: str | None, evidence: Any, shards: int | str | None) -> None:
+    if evidence is not None and shards is not None:
+        raise SpecError(
+            f"Task {task_id!r} has shards=, but evidence= already contains the predictions. Remove shards=."
+        )
 
 
 def _check_gates(gates: Any) -> None:

@@ -40,7 +40,8 @@ class ScoreOperator(ShardedOperator):
     :param alias: alias in MLflow of the version to score with, such as ``challenger``; by default the champion
     :param dataset: the dataset to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param part: the split part of the dataset to score, such as `test`; by default all split parts
-    :param window: the time window of the predictions, such as ``2013-04``; by default the window of the dataset
+    :param window: the time window of the predictions, such as ``2013-04``; by default the window of the dataset. Another
+        window than that of the dataset is refused, except for a shorter one with all rows of ``part``
     :param name: name of the dataset of predictions; by default ``MODEL_predictions``, or ``MODEL_shadow_predictions``
         with ``version`` or ``alias``
     :param on_missing: what happens if the model has no champion, or no version with the alias: the task fails

@@ -44,25 +44,29 @@ def largest_difference(
 ) -> Difference | None:
     """Find the largest difference of a rate between two groups.
 
-    :param rates: one rate, or several rates of which the one with the largest difference counts
+    :param rates: one rate, or several rates of which the one with the largest difference counts. If they have designs
+        (:attr:`~airflow_mlops.registry.records.fairness.GroupRates.designs`), the interval of each rate is widened by its
+        own
     :param confidence: confidence of the interval, such as 0.95
-    :param design: how much clusters widen the intervals; ``None`` for independent rows
+    :param design: how much clusters widen the intervals of rates without designs; ``None`` for independent rows
     :return: ``None`` if no rate has two groups with rows
     """
     pairs = [
-        (item.of, least, most)
+        (item, least, most)
         for item in rates
         for least, most in combinations(sorted(_group_rates(item), key=lambda group: group.rate), 2)
     ]
     if not pairs:
         return None
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / len(pairs))
-    factor = 1.0 if design is None else design.factor(z)
-    found = [_difference(least, most, z, factor) for _, least, most in pairs]
-    of, least, most = max(pairs, key=lambda pair: pair[2].rate - pair[1].rate)
+    found = [
+        _difference(least, most, z, _factor(item, least, z, design), _factor(item, most, z, design))
+        for item, least, most in pairs
+    ]
+    item, least, most = max(pairs, key=lambda pair: pair[2].rate - pair[1].rate)
     value = most.rate - least.rate
     ends = max(item.low for item in found), max(item.high for item in found)
-    return Difference(Interval(value, *ends), of, least, most)
+    return Difference(Interval(value, *ends), item.of, least, most)
 
 
 def _group_rates(rates: GroupRates) -> list[GroupRate]:
@@ -71,14 +75,28 @@ def _group_rates(rates: GroupRates) -> list[GroupRate]:
     ]
 
 
-def _difference(least: GroupRate, most: GroupRate, z: float, factor: float) -> Interval:
-    """Compute the interval of the absolute difference of two rates."""
-    if not math.isfinite(factor):
+def _factor(rates: GroupRates, group: GroupRate, z: float, design: Design | None) -> float:
+    """Return the factor by which clusters widen the interval of the rate of a group."""
+    if group.name in rates.designs:
+        effect, clusters = rates.designs[group.name]
+        design = Design(math.inf if effect is None else effect, clusters)
+    return 1.0 if design is None else design.factor(z)
+
+
+def _difference(least: GroupRate, most: GroupRate, z: float, wider_least: float, wider_most: float) -> Interval:
+    """Compute the interval of the absolute difference of two rates.
+
+    :param wider_least: factor by which clusters widen the interval of the smaller rate. As for the area under the ROC
+        curve (:func:`airflow_mlops.metrics.intervals.bounded`), Wilson's interval has an effective number of rows
+    :param wider_most: the same for the larger rate
+    """
+    if not math.isfinite(wider_least + wider_most):
         # With a single cluster, the rates in other clusters are unknown.
         return Interval(most.rate - least.rate, 0.0, 1.0)
-    small, large = proportion(least.rate, least.rows, z), proportion(most.rate, most.rows, z)
+    small = proportion(least.rate, least.rows / wider_least**2, z)
+    large = proportion(most.rate, most.rows / wider_most**2, z)
     value = large.value - small.value
-    down = factor * math.hypot(large.value - large.low, small.high - small.value)
-    up = factor * math.hypot(large.high - large.value, small.value - small.low)
+    down = math.hypot(large.value - large.low, small.high - small.value)
+    up = math.hypot(large.high - large.value, small.value - small.low)
     # If the lower end is below 0, the other group may have the larger rate.
     return Interval(value, max(0.0, value - down), min(1.0, max(value + up, down - value)))

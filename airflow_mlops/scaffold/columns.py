@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.core.errors import told_apart
 from airflow_mlops.core.moments import parse_instant
 from airflow_mlops.core.zones import zone
 from airflow_mlops.data import moments
@@ -39,6 +41,10 @@ _ERRORS_SHARE, _ERRORS_KINDS, _NUMBERS_KINDS = 0.01, 3, 20
 _CODE = re.compile(r"(-9+|99+)(\.0+)?")
 # A column needs at least this number of distinct values for one of them to be such a number.
 _FEWEST_BESIDE_CODE = 3
+# A column whose values are almost all distinct is an id or free text, unless it has very few values.
+ALMOST_ALL, FEWEST = 0.9, 20
+# Smallest rank correlation of two columns in the same order.
+_SAME_ORDER = 0.99
 # Number of values of a text column that are read to decide whether the column contains times or amounts.
 _TEXTS = 1_000
 
@@ -303,16 +309,17 @@ class Column:
 
     @cached_property
     def alike(self) -> list[str]:
-        """Return the first two texts that differ only by blanks at their ends or by letter case; empty without such texts.
+        """Return the first two texts that differ only by blanks at their ends, letter case or Unicode form, as in Python source.
 
-        Only columns with few distinct values are compared.
+        A letter with an accent, for example, can be one or two characters. The list is empty without such texts. Only columns
+        with few distinct values are compared.
         """
         if not self.is_text or self.distinct > _TEXTS:
             return []
         seen: dict[str, str] = {}
         for text in self.values.drop_null().unique().to_pylist():
-            if (other := seen.setdefault(text.strip().casefold(), text)) != text:
-                return [other, text]
+            if (other := seen.setdefault(_plain(text), text)) != text:
+                return told_apart(other, text)
         return []
 
     def categories(self) -> list[str]:
@@ -328,6 +335,39 @@ def of(table: pa.Table) -> dict[str, Column]:
 def twins(names: Collection[str], name: str) -> list[str]:
     """Return the other names that differ from ``name`` only by letter case."""
     return [other for other in names if other != name and other.casefold() == name.casefold()]
+
+
+def lookalikes(names: Collection[str]) -> list[str]:
+    """Return the first two names that differ only by Unicode form, as in Python source; empty without such names."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(unicodedata.normalize("NFKC", name), name)) != name:
+            return told_apart(other, name)
+    return []
+
+
+def rises_with(column: Column, time: Column) -> bool:
+    """Return whether almost all values of a column of integers are different, and their order is that of the times."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = pc.and_(pc.is_valid(column.values), pc.is_valid(time.values))
+    values = column.values.filter(known)
+    if not pa.types.is_integer(column.type) or pc.count_distinct(values).as_py() <= max(
+        FEWEST, ALMOST_ALL * len(values)
+    ):
+        return False
+    moment = moments.as_utc(time.values.filter(known), f"Column {time.name!r}")
+    ranks = [
+        pc.rank(one.combine_chunks() if isinstance(one, pa.ChunkedArray) else one).to_numpy()
+        for one in (values, moment)
+    ]
+    return bool(abs(np.corrcoef(*ranks)[0, 1]) > _SAME_ORDER)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
 def span(column: Column, timezone: str) -> tuple[datetime, datetime]:

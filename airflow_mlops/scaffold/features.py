@@ -9,13 +9,11 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.data.columns import is_reserved
 from airflow_mlops.scaffold import leaks
 from airflow_mlops.scaffold.answers import Given, Person
-from airflow_mlops.scaffold.columns import Column
+from airflow_mlops.scaffold.columns import ALMOST_ALL, FEWEST, Column, rises_with
 from airflow_mlops.scaffold.roles import Roles
 
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000
-# A text column whose values are almost all distinct is an id or free text as well, unless it has very few values.
-_ALMOST_ALL, _FEWEST = 0.9, 20
 
 
 class Features(NamedTuple):
@@ -51,7 +49,9 @@ def choose_features(roles: Roles, given: Given, notes: list[str], person: Person
         }
     else:
         others = [column for column in columns.values() if column.name not in (roles.time, roles.label, *excluded)]
-        reasons = {column.name: _reason(column, columns[roles.label], roles.keys) for column in others}
+        reasons = {
+            column.name: _reason(column, columns[roles.label], roles.keys, columns[roles.time]) for column in others
+        }
         excluded |= {name: reason for name, reason in reasons.items() if reason}
         features = [name for name, reason in reasons.items() if not reason]
     leaking = leaks.find(columns[roles.label], [columns[name] for name in features], roles.task)
@@ -73,7 +73,7 @@ def choose_features(roles: Roles, given: Given, notes: list[str], person: Person
     return Features(features, excluded, confirmed)
 
 
-def _reason(column: Column, label: Column, keys: Sequence[str]) -> str:
+def _reason(column: Column, label: Column, keys: Sequence[str], time: Column) -> str:
     """Return why a column is not a feature; empty if the column can be a feature."""
     rows = len(column.values)
     if column.name in keys:
@@ -84,6 +84,11 @@ def _reason(column: Column, label: Column, keys: Sequence[str]) -> str:
         return "a date that is not in ISO 8601"
     if column.not_numbers:
         return f"text that contains {', '.join(map(repr, column.not_numbers))} among numbers"
+    if column.is_numbers:
+        return (
+            f"numbers in different notations, such as {column.example}, which are text; to use them, pass "
+            f"--types \"{{{column.name!r}: 'float64'}}\" for files, or convert them in the source"
+        )
     if column.is_amount:
         return f"text that looks like amounts, such as {column.example!r}"
     if is_reserved(column.name):
@@ -102,10 +107,12 @@ def _reason(column: Column, label: Column, keys: Sequence[str]) -> str:
         return "known only when the label is known"
     if column.is_text and _is_free(column):
         return "different in most rows"
+    if rises_with(column, time):
+        return "a number that counts the rows, so all later rows have new values"
     return ""
 
 
 def _is_free(column: Column) -> bool:
     """Return whether the values of a text column are free text or ids, and not categories."""
     values = len(column.values) - column.nulls
-    return column.distinct > max(_CATEGORIES, values / 2) or column.distinct > max(_FEWEST, _ALMOST_ALL * values)
+    return column.distinct > max(_CATEGORIES, values / 2) or column.distinct > max(FEWEST, ALMOST_ALL * values)

@@ -13,7 +13,7 @@ from airflow_mlops.core.errors import SpecError, listed, named
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.scaffold import schedules
 from airflow_mlops.scaffold.answers import Every, Given, Person
-from airflow_mlops.scaffold.columns import Column, span, twins
+from airflow_mlops.scaffold.columns import Column, lookalikes, span, twins
 from airflow_mlops.scaffold.features import choose_features
 from airflow_mlops.scaffold.roles import Roles, choose_roles
 from airflow_mlops.stages.training_set.events import infer_task
@@ -90,10 +90,11 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
             "No column is left that could be a feature: "
             + "; ".join(f"{name!r} ({reason})" for name, reason in excluded.items())
             + ". Name the features with --features."
+            + "".join(f" {note}" for note in sample.notes)
         )
     sample.notes.extend(
-        f"Column {name!r} has values such as {' and '.join(map(repr, roles.columns[name].alike))}, which differ only by blanks or "
-        "letter case, so they are different categories. Correct them in the source."
+        f"Column {name!r} has values such as {' and '.join(roles.columns[name].alike)}, which differ only by blanks, "
+        "letter case or Unicode form, so they are different categories. Correct them in the source."
         for name in features
         if roles.columns[name].alike
     )
@@ -106,6 +107,11 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         sample.notes.append(
             f"The suite has no expectations for {named('column', same)}, because another name differs only by letter case, which "
             "Great Expectations ignores. Rename one of the columns in the source."
+        )
+    if same := lookalikes(roles.columns):
+        sample.notes.append(
+            f"The columns {' and '.join(same)} look the same, because their names differ only by Unicode form. Rename one of them in the "
+            "source."
         )
     first, last = span(roles.columns[roles.time], given.timezone)
     every = given.every or _every(last - first, len(sample.table))

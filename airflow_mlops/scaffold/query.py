@@ -10,7 +10,14 @@ from functools import cache
 from airflow_mlops.core.errors import SpecError
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
-_TABLE = re.compile(r"[^\s.;]+(\.[^\s.;]+){0,2}")
+# A part of a table's name: quoted as in standard SQL, MySQL or SQL Server, or without quotes. Only a quoted part can contain dots.
+_PART = re.compile(
+    r"""\"(?P<ansi>(?:[^"]|"")+)"|`(?P<mysql>(?:[^`]|``)+)`|\[(?P<mssql>(?:[^\]]|\]\])+)\]|(?P<plain>[^\s."`\[\];][^."`\[\];]*)"""
+)
+_CLOSING = {"ansi": '"', "mysql": "`", "mssql": "]"}
+_MOST_PARTS = 3
+# Airflow renders queries as Jinja templates.
+_TEMPLATE = re.compile(r"\{[{%#]")
 
 
 @dataclass(frozen=True)
@@ -43,19 +50,43 @@ class Queries:
 def of_table(table: str, conn_type: str) -> Queries:
     """Return the queries on a table.
 
-    :param table: name of the table, preceded by the names of its database and schema if needed, separated by dots
+    :param table: name of the table, preceded by the names of its database and schema if needed, separated by dots. Each
+        name can be quoted, as in ``sales."order.items"``. A name without quotes can contain spaces
     :param conn_type: type of the Airflow connection
     :raises SpecError: ``table`` is not the name of a table
     """
-    if not _TABLE.fullmatch(table):
-        raise SpecError(f"{table!r} is not the name of a table. Write it as TABLE or SCHEMA.TABLE.")
     mark = "`" if conn_type in ("mysql", "mariadb", "bigquery", "gcpbigquery", "databricks") else '"'
-    return Queries(".".join(_quoted(part, mark) for part in table.split(".")), mark)
+    parts: list[str] = []
+    place = 0
+    while found := _PART.match(table, place):
+        kind = found.lastgroup or "plain"
+        name, place = found[kind], found.end() + 1
+        if kind == "plain":
+            parts.append(_quoted(name.rstrip(), mark))
+        else:
+            parts.append(_marked(name.replace(_CLOSING[kind] * 2, _CLOSING[kind]), mark))
+        if table[found.end() : place] != ".":
+            break
+    if not 1 <= len(parts) <= _MOST_PARTS or place != len(table) + 1 or not table.isprintable():
+        raise SpecError(
+            f"{table!r} is not the name of a table. Write it as TABLE or SCHEMA.TABLE, and quote a name that contains dots, quotes, "
+            'brackets or semicolons, as in SCHEMA."order.items".'
+        )
+    if _TEMPLATE.search(table):
+        raise SpecError(
+            f"The name {table!r} would be rendered as a Jinja template in a DAG. Create a view with another name, and name it with "
+            "--table."
+        )
+    return Queries(".".join(parts), mark)
 
 
 def _quoted(name: str, mark: str) -> str:
     """Quote a name unless every database accepts it unquoted. SQL keywords, such as ``order``, are quoted."""
-    return name if _PLAIN.fullmatch(name) and name not in _keywords() else mark + name.replace(mark, mark * 2) + mark
+    return name if _PLAIN.fullmatch(name) and name not in _keywords() else _marked(name, mark)
+
+
+def _marked(name: str, mark: str) -> str:
+    return mark + name.replace(mark, mark * 2) + mark
 
 
 @cache

@@ -79,7 +79,7 @@ def choose_roles(sample: Sample, given: Given, person: Person) -> Roles:
         raise SpecError(taken_names)
     if alike := columns[label].alike:
         raise SpecError(
-            f"The label {label!r} has the values {' and '.join(map(repr, alike))}, which differ only by blanks or letter case, but "
+            f"The label {label!r} has the values {' and '.join(alike)}, which differ only by blanks, letter case or Unicode form, but "
             "would be different classes. Correct them in the source, for example with a view."
         )
     task, positive = _task(columns[label], given.positive, person)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class FeatureFreshnessSensor(SpecSensor):
     """Waits until the feature views of a Feast repository are materialized, according to Feast's registry.
 
+    Views whose rows the online store has lost, such as after a flush of Redis, are not fresh. An online store that cannot be
+    read is an error.
+
     The sensor accepts any materialization, by a DAG or by hand. Exactly one of ``window`` and ``max_age`` is required.
 
     ``deferrable`` and the parameters of ``BaseSensorOperator`` can be used as well.

@@ -42,6 +42,28 @@ def answering(
     :param model: name of the model
     :param mlflow: URL of the MLflow server
     """
+    with started(command, port, model, mlflow, **environment) as server:
+        await_status(server, "ready")
+        server.ready_cpu = cpu_seconds(server.process)
+        yield server
+
+
+def await_status(server: SimpleNamespace, what: str, status: int = 200) -> None:
+    """Wait until the health of a server (``live`` or ``ready``) has a status."""
+    for _ in range(400):
+        assert server.process.poll() is None, server.lines
+        with suppress(requests.ConnectionError):
+            if requests.get(f"{server.url}/v2/health/{what}", timeout=5).status_code == status:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"The server was not {what}: {server.lines}")
+
+
+@contextmanager
+def started(
+    command: Sequence[str], port: int, model: str, mlflow: str, **environment: str
+) -> Iterator[SimpleNamespace]:
+    """Start a server, which need not be ready, with the parameters of :func:`answering`."""
     connection = json.dumps({"conn_type": "mlflow", "host": mlflow})
     server = subprocess.Popen(
         [sys.executable, *command],
@@ -54,19 +76,9 @@ def answering(
     reader.start()
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(400):
-            assert server.poll() is None, lines
-            with suppress(requests.ConnectionError):
-                if requests.get(f"{url}/v2/health/ready", timeout=5).status_code == 200:
-                    break
-            time.sleep(0.2)
-        else:
-            pytest.fail(f"The server was not ready: {lines}")
-        ready_cpu = cpu_seconds(server)
         path = f"{url}/v2/models/{model}"
         yield SimpleNamespace(
             url=url, port=port, process=server, lines=lines, predict=f"{path}/predict", infer=f"{path}/infer",
-            ready_cpu=ready_cpu,
         )  # fmt: skip
     finally:
         server.terminate()

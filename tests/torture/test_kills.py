@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.utils import requirements_utils
 
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.connections import ConnectionInfo
@@ -54,9 +56,15 @@ def _imported() -> Iterator[None]:
     """Import what the steps import, so that no process has to. A kill hits a write rather than the rendering of a plot."""
     for name in (*(f"airflow_mlops.stages.{step}.step" for step in STEPS), *IMPORTED):
         importlib.import_module(name)
-    # skops imports torch through scikit-learn. No step here needs torch.
-    with without("torch"):
+    # skops imports torch through scikit-learn, and a plugin of MLflow imports Feast. No step here needs them.
+    with without("torch", "feast"):
         importlib.import_module("skops.io")
+        importlib.import_module("mlflow.tracking.request_header.registry")
+    # MLflow searches all installed packages once per process. Otherwise, each process that trains would do so.
+    requirements_utils._init_packages_to_modules_map()
+    # A search for garbage in a child process would copy the memory that it shares with this process.
+    gc.collect()
+    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         plots.leave_empty(patch)
         yield

@@ -16,6 +16,7 @@ from airflow_mlops.core.errors import DatasetCorruptError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.manifest import (
     Manifest,
+    manifest_key,
     manifests_folder,
     parse_manifest,
     snapshots_folder,
@@ -99,10 +100,36 @@ def read_all(store: ArtifactStore, keys: Iterable[str]) -> list[Pointer]:
 
 
 def point_window(store: ArtifactStore, manifest: Manifest) -> None:
-    """Make a dataset the current dataset of its window, with precedence over older datasets of overlapping windows."""
+    """Make a dataset the current dataset of its window, with precedence over the present datasets of overlapping windows.
+
+    The precedence does not depend on the clocks of the workers: the recorded time is after those of the overlapping
+    windows, even if the clock of this worker is behind.
+    """
     assert manifest.window is not None
-    content = {"id": manifest.id, "window": str(manifest.window), "written": _now().isoformat()}
+    content = {
+        "id": manifest.id,
+        "window": str(manifest.window),
+        "written": _after_overlapping(store, manifest).isoformat(),
+    }
     store.write_json(windows_of(store, manifest.name).key(manifest.window.key, manifest.window), content)
+
+
+def _after_overlapping(store: ArtifactStore, manifest: Manifest) -> datetime:
+    """Return a time after all times at which other windows that overlap the window of a dataset were written."""
+    assert manifest.window is not None
+    keys = window_keys(store, manifest.name, manifest.window)
+    pointers = read_all(store, [key for key in keys if window_of(key) != manifest.window])
+    others = [item for item in pointers if item.window is not None and item.window.overlaps(manifest.window)]
+    times = [_written(store, manifest.name, item) + timedelta(microseconds=1) for item in others]
+    return max([_now(), *times])
+
+
+def _written(store: ArtifactStore, name: str, pointer: Pointer) -> datetime:
+    if pointer.written is not None:
+        return pointer.written
+    # Older versions of this package did not record when a pointer was written.
+    key = manifest_key(name, pointer.id)
+    return parse_manifest(store.read_bytes(key), name, pointer.id, store.url_of(key)).created
 
 
 def slot_id(store: ArtifactStore, name: str, slot: str) -> str | None:

@@ -18,7 +18,7 @@ from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
 from airflow_mlops.data.feast.warehouse.passes import Numbers, later_passes
 from airflow_mlops.data.feast.warehouse.rows import one_per_event, typed
-from airflow_mlops.data.feast.warehouse.view import EVENT, EVENT_TIME, SqlView, sql_view
+from airflow_mlops.data.feast.warehouse.view import EVENT, EVENT_TIME, SqlView
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.spool import BATCH_ROWS, Rows, spooled
@@ -38,8 +38,8 @@ def look_up(
 ) -> Iterator[Rows]:
     """Look up the features of one view for every event.
 
-    In PostgreSQL and Spark, the events and the joined rows are streamed (:mod:`airflow_mlops.data.feast.warehouse`).
-    Other offline stores get all events at once.
+    If the offline store is a warehouse (:mod:`airflow_mlops.data.feast.warehouse`), the events and the joined rows are
+    streamed. Other offline stores get all events at once.
 
     :param store: the Feast repository
     :param request: the view and its features
@@ -48,23 +48,24 @@ def look_up(
     :param memory_limit: memory that DuckDB may use before it continues in temporary files
     :return: the column of each feature, by ``alias:feature``, in a temporary file that exists inside the ``with`` block
     :raises FeatureStoreError: the offline store failed
-    :raises LeakageError: PostgreSQL or Spark returned a row that is newer than its event
+    :raises LeakageError: a warehouse returned a row that is newer than its event
     """
     columns = list(dict.fromkeys([*request.join_keys.values(), timestamp]))
     events = events.select(columns)
     place = warehouse.find(store)
-    if place is None or not events.num_rows:
-        table = events.slice() if isinstance(events, Rows) else events
-        with spooled([_by_pandas(store, request, table, timestamp)]) as features:
-            yield features
-        return
-    view = sql_view(request)
-    times = as_utc(events[timestamp], f"The event time {timestamp!r}").cast(pa.int64())
-    stream = _Stream(view, events, times)
-    with (
-        spooled(_joined(place, stream, memory_limit)) as found,
-        spooled(one_per_event(found, view, times, memory_limit, BATCH_ROWS)) as features,
-    ):
+    if place is not None and events.num_rows:
+        view = place.view(request)
+        times = as_utc(events[timestamp], f"The event time {timestamp!r}").cast(pa.int64())
+        stream = _Stream(view, events, times)
+        if place.accepts(stream.schema):
+            with (
+                spooled(_joined(place, stream, memory_limit)) as found,
+                spooled(one_per_event(found, view, times, memory_limit, BATCH_ROWS)) as features,
+            ):
+                yield features
+            return
+    table = events.slice() if isinstance(events, Rows) else events
+    with spooled([_by_pandas(store, request, table, timestamp)]) as features:
         yield features
 
 

@@ -6,7 +6,7 @@ Feast's registry then still lists the materialized intervals, and Feast does not
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,19 +17,34 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
+def are_local(store: FeatureStore) -> bool:
+    """Return whether the online store is a local SQLite file."""
+    config = store.config.online_store
+    path = str(getattr(config, "path", "") or "")
+    return getattr(config, "type", None) == "sqlite" and bool(path) and "://" not in path
+
+
 def create_missing(store: FeatureStore) -> None:
     """Create the tables that do not exist. Feast creates them only when its registry changes."""
     rows = _has_rows(store)
     views = [view for view in _views(store) if rows.get(view.name, False) is None]
     if views:
-        store.provider.update_infra(
-            project=store.project,
-            tables_to_delete=[],
-            tables_to_keep=views,
-            entities_to_delete=[],
-            entities_to_keep=[],
-            partial=True,
-        )
+        create(store, views)
+
+
+def create(store: FeatureStore, views: Sequence[Any] | None = None) -> None:
+    """Create the tables of feature views if they do not exist. The online store can be of any type.
+
+    :param views: the feature views; by default all that are served online
+    """
+    store.provider.update_infra(
+        project=store.project,
+        tables_to_delete=[],
+        tables_to_keep=views if views is not None else [view for view in _views(store) if view.online],
+        entities_to_delete=[],
+        entities_to_keep=[],
+        partial=True,
+    )
 
 
 def without_rows(store: FeatureStore, views: Collection[str]) -> dict[str, datetime]:
@@ -57,15 +72,13 @@ def _has_rows(store: FeatureStore) -> dict[str, bool | None]:
 
     The result is empty if the online store is not a local SQLite file.
     """
-    config = store.config.online_store
-    path = str(getattr(config, "path", "") or "")
-    if getattr(config, "type", None) != "sqlite" or not path or "://" in path:
+    if not are_local(store):
         return {}
     from feast.infra.online_stores.helpers import compute_table_id
 
     versioned = store.config.registry.enable_online_feature_view_versioning
     tables = {view.name: compute_table_id(store.project, view, versioned) for view in _views(store) if view.online}
-    file = Path(store.repo_path) / path
+    file = Path(store.repo_path) / store.config.online_store.path
     if not file.exists():
         return dict.fromkeys(tables)
     # If the file cannot be read, Feast reports it.

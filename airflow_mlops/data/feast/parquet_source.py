@@ -107,10 +107,10 @@ class ParquetSource:
 
         :raises FeatureStoreError: the files cannot be read
         """
-        within = _within(self.dataset.schema.field(self.time), span)
+        condition = within(self.dataset.schema.field(self.time), span)
         try:
             found = (
-                fragment if within is None else fragment.subset(within, schema=self.dataset.schema)
+                fragment if condition is None else fragment.subset(condition, schema=self.dataset.schema)
                 for fragment in self.dataset.get_fragments()
             )
             return sum(group.num_rows for fragment in found for group in fragment.row_groups)
@@ -174,7 +174,7 @@ class ParquetSource:
         dataset, row = self.dataset, 0
         scanner = dataset.scanner(
             columns=self.columns,
-            filter=_within(dataset.schema.field(self.time), span),
+            filter=within(dataset.schema.field(self.time), span),
             batch_size=_READ_ROWS,
             fragment_readahead=1,
         )
@@ -428,7 +428,7 @@ def _micros(column: str, kind: pa.DataType) -> str:
     return f"(epoch_us({rounded}) + ({rounded} < {column})::BIGINT)"
 
 
-def _within(field: pa.Field, span: Span) -> pc.Expression | None:
+def within(field: pa.Field, span: Span) -> pc.Expression | None:
     """Build an Arrow filter for rows within ``span``, or return ``None`` if the column's type allows no filter."""
     if not pa.types.is_timestamp(field.type) or _is_nanoseconds(field.type):
         return None

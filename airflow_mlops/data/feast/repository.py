@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("airflow_mlops.stages")
 
+# Feast's errors name an optional dependency of Feast.
+_EXTRA = re.compile(r"feast\[[\w.-]+\]")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -79,10 +81,20 @@ def open_store(repo: str) -> FeatureStore:
             with lock_file(_registry_file(store), shared=True):
                 _ = store.registry, store.provider
     except Exception as error:
+        advice = _missing_package(error) or "Correct this file."
         raise FeatureStoreError(
-            f"Feast cannot open the repository configured in {config}: {one_line(error)}. Correct this file."
+            f"Feast cannot open the repository configured in {config}: {one_line(error)}. {advice}"
         ) from error
     return store
+
+
+def _missing_package(error: BaseException | None) -> str:
+    """Return a sentence that names the package that a store of Feast needs; empty if no package is missing."""
+    while error is not None:
+        if found := _EXTRA.search(str(error)):
+            return f"The store needs packages that are not installed. Install {found[0]} where the step runs."
+        error = error.__cause__
+    return ""
 
 
 def _make_folders(store: FeatureStore) -> None:

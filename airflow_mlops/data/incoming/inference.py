@@ -217,7 +217,7 @@ class TextColumn:
         self._double = self._double and not mixed and self._exact and _all(canonical)
         if not self._double and self.kept_as_text is None:
             lost = values.filter(pc.invert(kept))
-            self.kept_as_text = (lost if len(lost) else values)[0].as_py()
+            self.kept_as_text = (lost if len(lost) else values)[0].as_py().replace(".", self._notation.decimal)
 
     def result(self) -> pa.DataType:
         """Return the type of all values so far. The type is ``null`` if all values are null."""

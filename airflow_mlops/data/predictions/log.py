@@ -239,6 +239,6 @@ def claim(
     if other["task"] != own["task"] and other["rows"] != own["rows"]:
         raise SpecError(
             f"Task {task!r} would replace the predictions of task {other['task']!r} in dataset {name!r}, because both "
-            "tasks score different rows of the same window in this DAG run. Set a separate `window` or `name` for each "
-            "task, or score all rows in one task."
+            "tasks score different rows of the same window in this DAG run. Give each task the rows of a separate window "
+            "or a separate `name`, or score all rows in one task."
         )

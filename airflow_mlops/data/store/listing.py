@@ -32,6 +32,26 @@ class Listing(Location):
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths if not self._is(prefix, path))
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
 
+    def require(self) -> None:
+        """Check that the folder or the bucket of the store exists.
+
+        Other methods read a folder that does not exist as an empty one, and create it when they write. A process that
+        knows that the store has files therefore calls this method first, because the folder of a file system that is
+        not mounted may not exist.
+
+        :raises StoreError: the folder or the bucket does not exist, or the store cannot be read
+        """
+        if self.url.partition("://")[0] not in OBJECT_STORES:
+            try:
+                with self._guard("read", ""):
+                    self.fs.info(self.root)
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"The folder of the artifact store {self.url} does not exist. Mount or create it, or correct the setting "
+                    "[mlops] artifacts."
+                ) from error
+        self._require_bucket()
+
     def _require_bucket(self) -> None:
         """Check that the bucket or container exists. If it does not exist, every folder appears to be empty.
 

@@ -12,11 +12,11 @@ import numpy as np
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import custom, weighted
 from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom, is_deviance, is_quantile, is_ranking
-from airflow_mlops.metrics.clusters import Design, design
+from airflow_mlops.metrics.clusters import Design, design_of_share
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.forecasts import MASE, SMAPE
-from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.intervals import ROUNDING, Interval
 from airflow_mlops.metrics.quantiles import covered_alpha_of
 from airflow_mlops.metrics.realised import ranking, shares
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
@@ -102,7 +102,7 @@ def clustered(metric: str, outcomes: Outcomes) -> Design | None:
     if outcomes.groups is None:
         return None
     values = weighted.contributions(losses(metric, outcomes), outcomes.weight)
-    return design(values, outcomes.groups, outcomes.weight)
+    return design_of_share(values, outcomes.groups, outcomes.weight)
 
 
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
@@ -117,7 +117,11 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
     factor = clusters.factor(NormalDist().inv_cdf(0.5 + confidence / 2))
     if not math.isfinite(factor):
         raise UnmeasurableError("all rows belong to one group")
-    most = 1.0 if find_metric(metric).higher_is_better or metric == "brier" else math.inf
+    share = find_metric(metric).higher_is_better
+    if share and interval.value * (1 - interval.value) <= ROUNDING:
+        # At 0 and 1, the width of Wilson's interval is inversely proportional to the number of rows, not to its root.
+        factor **= 2
+    most = 1.0 if share or metric == "brier" else math.inf
     if (costs := costs_of(metric)) is not None:
         most = costs.most
     value, low, high = dataclasses.astuple(stretched(metric, interval, factor))

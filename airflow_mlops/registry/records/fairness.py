@@ -15,10 +15,13 @@ class GroupRates(Model):
     :param of: the meaning of the rate, such as ``share of positive predictions``
     :param groups: number of rows that have the property, and number of all rows, by name of the group. A group without
         rows has no rate
+    :param designs: for clustered rows, the design effect and the effective number of clusters of the rate of each group
+        with rows. The design effect is ``None`` if all rows of the group are of one cluster. Empty for independent rows
     """
 
     of: str
     groups: dict[str, tuple[int, int]]
+    designs: dict[str, tuple[float | None, float]] = Field(default_factory=dict)
 
 
 class FairnessRates(Model):

@@ -35,7 +35,8 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | RawIOBase | None = None) 
     :param spec: settings of the server
     :param access_log: stream without a buffer to which the access log is written; by default, none is written
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short; or the spool
+        belongs to servers of another model or artifact store
     """
     store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
     access = AccessLog(access_log, metrics)

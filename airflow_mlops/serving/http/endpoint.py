@@ -205,7 +205,9 @@ class Endpoint:
         if served is None and self._canary is not None:
             served = self._canary.versions.find(version)
         if served is None:
-            raise RefusedError(404, f"Version {version} is not loaded. Loaded versions: {', '.join(self._numbers)}.")
+            raise RefusedError(
+                404, f"Version {str(version)[:60]} is not loaded. Loaded versions: {', '.join(self._numbers)}."
+            )
         return served
 
     @property

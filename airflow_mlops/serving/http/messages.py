@@ -51,7 +51,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     :param seconds: time within which the body must have arrived
     :raises RefusedError: the body is compressed, too large or too slow, or the client closed the connection
     """
-    if (encoding := header(request, b"content-encoding") or "identity") != "identity":
+    if (encoding := header(request, b"content-encoding") or "identity").lower() != "identity":
         raise RefusedError(415, f"The body has the Content-Encoding {encoding[:60]!r}. Send it uncompressed.")
     if COMPLETE in request.scope:
         # The next parts of the function, above all the timer, would take a tenth of the time of a small request.

@@ -78,6 +78,7 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
     columns = served.columns
     features = {feature.name: feature.kind for feature in columns.features}
     found: dict[str, list[Any]] = {}
+    as_bytes: set[str] = set()
     for item in inputs:
         name = item.get("name")
         if not isinstance(name, str):
@@ -89,6 +90,8 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
         if name in found:
             raise SchemaError(f"The request has the input {name!r} twice. Send each input once.")
         found[name], binary = _values(item, name, binary)
+        if _parameters(item).get("binary_data_size") is not None:
+            as_bytes.add(name)
     if len(binary):
         raise SchemaError(f"The body has {len(binary)} bytes after the JSON object that belong to no input.")
     if missing := [name for name in features if name not in found]:
@@ -97,7 +100,8 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
     rows = lengths[next(iter(features))]
     if wrong := [name for name, length in lengths.items() if length != rows]:
         raise SchemaError(f"The input {wrong[0]!r} has {lengths[wrong[0]]} rows, but others have {rows}.")
-    return columns.checked(found, found, rows)
+    # Only binary data can contain infinite numbers.
+    return columns.checked(found, found, rows, as_bytes)
 
 
 def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[list[Any], memoryview]:
@@ -125,13 +129,19 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
         if not isinstance(values, list):
             raise SchemaError(f"The input {name!r} has no list `data`.")
         values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
-        if datatype in _WHOLE and float in set(map(type, values)):
+        kinds = set(map(type, values))
+        if datatype in _WHOLE and float in kinds:
             raise SchemaError(
                 f"The input {name!r} has the datatype {datatype}, but its data contains floating-point numbers."
             )
+        if (kinds & {int, float, bool}) if datatype == "BYTES" else (str in kinds):
+            what = "numbers" if datatype == "BYTES" else "texts"
+            raise SchemaError(f"The input {name!r} has the datatype {datatype}, but its data contains {what}.")
         low, high = _RANGES.get(datatype, (None, None))
         if low is not None and any(type(value) in (int, float) and not low <= value <= high for value in values):
-            raise SchemaError(f"The input {name!r} has the datatype {datatype}, but its data contains larger numbers.")
+            raise SchemaError(
+                f"The input {name!r} has the datatype {datatype}, but its data contains numbers outside the range of this type."
+            )
     else:
         if "data" in item:
             raise SchemaError(f"The input {name!r} has both `data` and binary data. Send one of them.")
@@ -148,6 +158,8 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
 def _decoded(data: bytes, datatype: str, name: str) -> list[Any]:
     try:
         if datatype != "BYTES":
+            if datatype == "BOOL" and data.strip(b"\0\1"):
+                raise ValueError(datatype)
             values = np.frombuffer(data, _NUMPY[datatype])
             # NaN stands for a missing number, as in NumPy. JSON requests send null.
             return [None if value != value else value for value in values.tolist()]
@@ -185,7 +197,10 @@ def requested(body: Mapping[str, Any]) -> dict[str, bool]:
             raise SchemaError(
                 f"The output {str(item.get('name'))[:60]!r} has the parameter {unsupported[0]!r}, which is not supported."
             )
-        found[str(item.get("name"))] = _flag(parameters, "binary_data", by_default)
+        name = str(item.get("name"))
+        if name in found:
+            raise SchemaError(f"The request names the output {name[:60]!r} twice. Name each output once.")
+        found[name] = _flag(parameters, "binary_data", by_default)
     return found
 
 

@@ -75,4 +75,4 @@ class Answered:
 async def unknown(request: Request, error: Exception) -> Response:
     """Answer a request for a path or a method that the server does not have."""
     status: int = getattr(error, "status_code", 404)
-    return json_answer({"error": f"This server has no {request.method} {request.url.path}."}, status)
+    return json_answer({"error": f"This server has no {request.method} {request.url.path[:200]}."}, status)

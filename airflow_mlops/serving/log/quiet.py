@@ -19,13 +19,11 @@ from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets.pointers import tombstones, window_keys
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
-from airflow_mlops.serving.layout import online_folder, servers_folder, window_at
-from airflow_mlops.serving.log.uptime import MARGIN, PAUSE, Uptime
+from airflow_mlops.serving.layout import online_folder, window_at
+from airflow_mlops.serving.log.uptime import KEPT, MARGIN, PAUSE, Uptime, record_key, records
 
 log = logging.getLogger(__name__)
 
-# Time after which the record of a server that has ended is deleted. Windows that are older are not examined.
-_KEPT = timedelta(days=40)
 # A server that starts logs why the windows of this time were not recorded.
 _LOGGED = timedelta(days=1)
 
@@ -69,7 +67,7 @@ class QuietWindows:
         servers = self._servers(now)
         if not servers:
             return []
-        start = max(min(item.since for item in servers.values()), now - _KEPT)
+        start = max(min(item.since for item in servers.values()), now - KEPT)
         span = [start, *([self._examined] if self._examined is not None else [])]
         window = window_at(max(span).timestamp(), self._length)
         found: list[Window] = []
@@ -77,7 +75,7 @@ class QuietWindows:
         taken = self._taken(Window(start=window.start, end=end)) if window.end <= end else []
         while window.end <= end:
             if not any(window.overlaps(item) for item in taken):
-                reason = why_not(window, servers)
+                reason = why_not(window, servers, self._model)
                 if reason is None:
                     found.append(window)
                 else:
@@ -88,14 +86,12 @@ class QuietWindows:
         return found
 
     def _servers(self, now: datetime) -> dict[str, Uptime]:
-        """Read the records of the servers, by URL, and delete records that are not needed any more."""
-        found = {}
-        for key, content in self._store.read_many_json(self._store.keys(servers_folder(self._model))).items():
-            record = Uptime.model_validate(content)
-            if record.ended and record.until < now - _KEPT:
-                self._store.delete(key)
-            else:
-                found[self._store.url_of(key)] = record
+        """Read the records of the servers, and delete records that are not needed any more."""
+        found = records(self._store, self._model)
+        for name, record in list(found.items()):
+            if record.ended and record.last < now - KEPT:
+                self._store.delete(record_key(self._model, name))
+                del found[name]
         return found
 
     def _taken(self, span: Window) -> list[Window]:
@@ -118,18 +114,19 @@ class QuietWindows:
             )
 
 
-def why_not(window: Window, servers: Mapping[str, Uptime]) -> Reason | None:
+def why_not(window: Window, servers: Mapping[str, Uptime], model: str) -> Reason | None:
     """Return why a window without predictions is not empty, or ``None`` if it is.
 
     :param window: the window, which has ended
-    :param servers: the records of all servers, by URL
+    :param servers: the records of all servers, by name
+    :param model: name of the registered model
     """
-    involved = {url: item for url, item in servers.items() if item.since < window.end}
-    for url, item in involved.items():
+    involved = {name: item for name, item in servers.items() if item.since < window.end}
+    for name, item in involved.items():
         if not item.ended and item.until < window.end:
             return Reason(
                 f"The server {item.where} has not uploaded all its predictions. Start a server with this spool, or, if the "
-                f"spool is lost, delete {url}.",
+                f"spool is lost, run: airflow mlops servers {model} --lost {name}",
                 final=False,
             )
     if any(window.file_name in item.incomplete for item in involved.values()):

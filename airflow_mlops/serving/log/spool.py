@@ -23,12 +23,13 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,7 @@ from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, SHARE, online_folder, spool_folder, window_at
+from airflow_mlops.serving.log.claim import claim, is_removed
 from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.serving.log.options import in_sample, with_privacy
 from airflow_mlops.serving.log.quiet import QuietWindows
@@ -94,11 +96,20 @@ class _Segment:
     file: BinaryIO
     writer: pa.RecordBatchStreamWriter
     began: float = field(default_factory=time.monotonic)
+    rows: int = 0
 
-    def close(self) -> None:
-        """Complete and close the file, which releases its lock."""
-        self.writer.close()
-        self.file.close()
+    def close(self, *, torn: bool = False) -> None:
+        """Complete and close the file, which releases its lock.
+
+        The end of the file is missing if the disk is full. Its complete batches can still be read.
+
+        :param torn: whether the last batch was not written completely, so that the file cannot be completed
+        """
+        if not torn:
+            with suppress(OSError):
+                self.writer.close()
+        with suppress(OSError):
+            self.file.close()
 
 
 class PredictionSpool:
@@ -113,6 +124,7 @@ class PredictionSpool:
     :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged, 0 to 1
+    :param claim: function that claims the spool for the model, see :func:`~airflow_mlops.serving.log.claim.claim`
     """
 
     def __init__(
@@ -120,14 +132,17 @@ class PredictionSpool:
         store: ArtifactStore,
         model: str,
         folder: Path,
-        window: str,
+        window: Literal["hour", "day"],
         metrics: Metrics,
         name: str | None = None,
         *,
         apart: Apart | None = None,
         privacy: Privacy = KEEP_ALL,
         sample: float = 1.0,
+        claim: Callable[[], BinaryIO] | None = None,
     ) -> None:
+        self._claim = claim
+        self._claimed = claim() if claim is not None else None
         self._apart, self._privacy, self._sample = apart, privacy, sample
         self._name = name or f"{model}_predictions"
         self._store, self._model, self._folder, self._window, self._metrics = store, model, folder, window, metrics
@@ -146,6 +161,8 @@ class PredictionSpool:
         self._segments: dict[tuple[int, Window], _Segment] = {}
         # Time of the first prediction in each file of the spool that this process has written, in seconds since 1970.
         self._first: dict[Path, float] = {}
+        # Rows of each complete file of the spool that this process has written and not uploaded yet.
+        self._unsent: dict[Path, int] = {}
         self._stopped, self._written, self._closed = threading.Event(), threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=target, name=f"mlops-log-{name}", daemon=True)
@@ -212,6 +229,9 @@ class PredictionSpool:
             try:
                 if stopped and self._uptime is not None:
                     self._uptime.finish()
+                if self._has_content():
+                    # Otherwise the predictions would be written below a file system that is not mounted.
+                    self._store.require()
                 self._upload()
                 if self._uptime is not None:
                     self._uptime.publish()
@@ -222,6 +242,11 @@ class PredictionSpool:
                 log.warning("Predictions stay in the spool %s: %s", self._folder, error)
             except Exception:
                 log.exception("Predictions could not be uploaded.")
+
+    def _has_content(self) -> bool:
+        """Return whether predictions or a record of a server have to be uploaded."""
+        is_served = self._uptime is not None and self._uptime.served is not None
+        return is_served or any(next(self._folder.glob(pattern), None) for pattern in ("*.arrows", "*.server"))
 
     def _merge(self) -> None:
         """Record the windows without requests, and write the datasets of all windows that have ended."""
@@ -263,8 +288,7 @@ class PredictionSpool:
                     rows, self._folder, error, exc_info=not isinstance(error, OSError),
                 )  # fmt: skip
                 # A batch that was not written completely must be the last batch of its file.
-                if (torn := self._segments.pop(key, None)) is not None:
-                    torn.file.close()
+                self._finish(key, torn=True)
         self.settled += sum(answer.rows.count for answer in answers)
         if state is not None and self._uptime is not None:
             self._uptime.hear(state)
@@ -275,17 +299,39 @@ class PredictionSpool:
 
     def _append(self, key: tuple[int, Window], batch: pa.RecordBatch, began: float) -> None:
         segment = self._segments.get(key)
+        if segment is not None and is_removed(segment.path, segment.file):
+            self._finish(key)
+            segment = None
         if segment is None:
             segment = self._segments[key] = self._open(key, batch.schema)
             self._first[segment.path] = began
         segment.writer.write_batch(batch)
         segment.file.flush()
         os.fsync(segment.file.fileno())
+        segment.rows += batch.num_rows
         if segment.file.tell() > _SEGMENT_BYTES:
-            self._segments.pop(key).close()
+            self._finish(key)
+
+    def _finish(self, key: tuple[int, Window], *, torn: bool = False) -> None:
+        """Close a segment, if it is open, so that it is uploaded.
+
+        :param torn: whether its last batch was not written completely
+        """
+        segment = self._segments.pop(key, None)
+        if segment is not None:
+            self._unsent[segment.path] = segment.rows
+            segment.close(torn=torn)
 
     def _open(self, key: tuple[int, Window], schema: pa.Schema) -> _Segment:
         version, window = key
+        # A program that cleans temporary folders may have removed the folder.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (
+            self._claim is not None
+            and self._claimed is not None
+            and is_removed(Path(self._claimed.name), self._claimed)
+        ):
+            self._claimed = self._claim()
         path = self._folder / f"{window.file_name}_v{version}-{uuid.uuid4().hex}.arrows"
         file = path.with_suffix(".new").open("wb")
         # Other servers treat a file without a lock as a leftover, so the file gets its final name only after it is
@@ -298,7 +344,7 @@ class PredictionSpool:
         """Close the segments that were begun at least ``seconds`` ago, so that they are uploaded."""
         for key, segment in list(self._segments.items()):
             if time.monotonic() - segment.began >= seconds:
-                self._segments.pop(key).close()
+                self._finish(key)
                 self._closed.set()
 
     def _upload(self) -> None:
@@ -309,15 +355,31 @@ class PredictionSpool:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     continue
-                window, _, name = path.stem.partition("_")
                 content = _parquet(file)
                 if content is None:
-                    self._lose(Window.from_file_name(window))
+                    self._lose(_window_of(path))
                     log.warning("The file %s of the spool has no complete predictions. It is deleted.", path)
                 else:
-                    target = online_folder(self._model, self._apart)
-                    self._store.create_exclusive(f"{target}/{window}/{name}.parquet", content)
+                    self._store.create_exclusive(self._key(path), content)
+                self._unsent.pop(path, None)
                 path.unlink()
+        self._count_removed()
+
+    def _key(self, path: Path) -> str:
+        """Return the key under which a file of the spool is uploaded."""
+        window, _, name = path.stem.partition("_")
+        return f"{online_folder(self._model, self._apart)}/{window}/{name}.parquet"
+
+    def _count_removed(self) -> None:
+        """Count the rows of files that are no longer in the spool, and that no server has uploaded."""
+        for path, rows in list(self._unsent.items()):
+            if not path.exists():
+                # Another server with the same spool may have uploaded the file.
+                if rows and not self._store.exists(self._key(path)):
+                    self._metrics.dropped.inc(rows)
+                    self._lose(_window_of(path))
+                    log.error("%d predictions are lost, because something else removed the file %s.", rows, path)
+                del self._unsent[path]
 
     def _spooled(self) -> int:
         total = 0
@@ -341,6 +403,10 @@ class PredictionSpool:
         self._metrics.lag.set(max(0.0, time.time() - min(present.values(), default=math.inf)))
 
 
+def _window_of(path: Path) -> Window | None:
+    return Window.from_file_name(path.stem.partition("_")[0])
+
+
 def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: Apart | None = None) -> PredictionSpool:
     """Return the log of the predictions of the champion or of another version.
 
@@ -349,23 +415,26 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
     :param metrics: the metrics of the server
     :param apart: ``shadow`` or ``canary``; ``None`` for the champion
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short; or the spool
+        belongs to servers of another model or artifact store
     """
     name = predictions_name(spec.model, apart) if apart else spec.predictions
     return PredictionSpool(
         store, spec.model, _folder(spec, apart), spec.window, metrics, name,
-        apart=apart, privacy=_privacy(spec), sample=spec.sample,
+        apart=apart, privacy=_privacy(spec), sample=spec.sample, claim=partial(prepare, spec),
     )  # fmt: skip
 
 
-def prepare(spec: ServeSpec) -> None:
-    """Check the connection with the secret key for the hashes, and create the folder of the spool.
+def prepare(spec: ServeSpec) -> BinaryIO:
+    """Check the connection with the secret key for the hashes, and claim the spool, whose folder is created.
 
+    :return: the file that claims the spool as long as it is open
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short; or the spool
+        belongs to servers of another model or artifact store
     """
     _privacy(spec)
-    _folder(spec).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return claim(_folder(spec), spec.model, spec.store)
 
 
 def _privacy(spec: ServeSpec) -> Privacy:

@@ -6,7 +6,12 @@ Each process that writes the log keeps a record in the artifact store::
 
 The record says until which time all predictions of the server are in the store. A copy is in the spool, and the process
 holds a lock on it. If the process is killed, the next server with the same spool uploads the predictions that are left,
-and then ends the record of the killed process. A record that no server can end, because the spool is lost, stays open.
+and then ends the record of the killed process.
+
+If the spool is lost, for example with its disk, the predictions in it are lost, too. A server whose spool has the same
+name, on a machine of the same name, then ends the record: the folder does not contain the file of the killed process.
+Otherwise, for example because the machine no longer exists, a person ends the record with ``airflow mlops servers``.
+In both cases, predictions may be lost of all windows from the last upload until then, so these windows are gaps.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from pydantic import Field, ValidationError
 
@@ -38,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: Interruptions up to this length, such as restarts, do not count as gaps.
 PAUSE = timedelta(minutes=10)
+#: Time after which the record of a server that has ended is deleted. Windows that are older are not examined.
+KEPT = timedelta(days=40)
 #: Time after the end of a window after which servers send no more predictions for the window to their log.
 MARGIN = timedelta(minutes=1)
 # A killed process may have received predictions for this time after it last wrote its file in the spool.
@@ -69,6 +76,7 @@ class Uptime(Model):
     :param ended: whether the server has ended, and all its predictions are in the artifact store; in the spool, whether
         the server has ended by itself
     :param incomplete: file names of the windows of which predictions may be lost, or in which the server paused
+    :param window: length of the windows of the log
     """
 
     where: str
@@ -76,11 +84,46 @@ class Uptime(Model):
     until: UtcDatetime
     ended: bool = False
     incomplete: list[str] = Field(default_factory=list)
+    window: Literal["hour", "day"] = "day"
+
+    @property
+    def last(self) -> datetime:
+        """Return the time until which the record says something."""
+        windows = map(Window.from_file_name, self.incomplete)
+        return max([self.until, *(window.end for window in windows if window is not None)])
 
     def without(self, *windows: Window) -> Uptime:
         """Return the record with further incomplete windows."""
         names = sorted({*self.incomplete, *(window.file_name for window in windows)})
         return self if names == self.incomplete else self.model_copy(update={"incomplete": names})
+
+    def lost(self, now: datetime) -> Uptime:
+        """Return the ended record of a server whose spool is lost, and that does not run any more.
+
+        All windows from the last upload until ``now`` are incomplete, because the server may have answered in them.
+        """
+        first = max(self.until, now - KEPT)
+        return self.without(*_windows(first, now, self.window)).model_copy(update={"ended": True})
+
+
+def record_key(model: str, name: str) -> str:
+    """Return the key of a record.
+
+    :param model: name of the registered model
+    :param name: name of the record
+    """
+    return f"{servers_folder(model)}/{name}.json"
+
+
+def records(store: ArtifactStore, model: str) -> dict[str, Uptime]:
+    """Read the records of the servers of a model, by name.
+
+    :raises StoreError: the store cannot be used
+    """
+    found = store.read_many_json(store.keys(servers_folder(model)))
+    return {
+        key.rpartition("/")[2].removesuffix(".json"): Uptime.model_validate(content) for key, content in found.items()
+    }
 
 
 class UptimeWriter:
@@ -94,7 +137,7 @@ class UptimeWriter:
     :param length: length of the windows of the log, ``hour`` or ``day``
     """
 
-    def __init__(self, store: ArtifactStore, model: str, spool: Path, length: str) -> None:
+    def __init__(self, store: ArtifactStore, model: str, spool: Path, length: Literal["hour", "day"]) -> None:
         self._store, self._model, self._spool, self._length = store, model, spool, length
         self._name = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -104,6 +147,8 @@ class UptimeWriter:
         self._published: Uptime | None = None
         self._kept: Uptime | None = None
         self._file: BinaryIO | None = None
+        # Whether the records of servers whose spool was lost are ended.
+        self._others_ended = False
         self._unreadable: set[Path] = set()
 
     @property
@@ -117,10 +162,11 @@ class UptimeWriter:
             at, record = _moment(state.at), self._record
             if record is None:
                 machine = f"{socket.gethostname()}:{self._spool}"
-                record = Uptime(where=machine, since=at, until=at)
+                record = Uptime(where=machine, since=at, until=at, window=self._length)
             last = _moment(self._state.at) if self._state is not None else at - MARGIN
-            if state.dropped or at - last > PAUSE:
-                record = record.without(*self._windows(last, at))
+            # If the clock was set back, predictions may belong to windows that the record already covers.
+            if state.dropped or at - last > PAUSE or last - at > MARGIN:
+                record = record.without(*_windows(min(last, at), max(last, at), self._length))
             self._state = state
             self._keep(record)
 
@@ -138,7 +184,7 @@ class UptimeWriter:
                 return
             if not state.ended:
                 # The server was killed.
-                record = record.without(*self._windows(_moment(state.at), _moment(time.time())))
+                record = record.without(*_windows(_moment(state.at), _moment(time.time()), self._length))
             self._keep(record.model_copy(update={"ended": True}))
 
     def publish(self) -> None:
@@ -164,6 +210,9 @@ class UptimeWriter:
             else:
                 self._write(record.model_copy(update={"ended": False}))
         self._end_others(spooled)
+        if record is not None and not self._others_ended:
+            self._end_lost(record)
+            self._others_ended = True
 
     @property
     def _path(self) -> Path:
@@ -180,7 +229,13 @@ class UptimeWriter:
 
     def _keep_in_spool(self, record: Uptime) -> None:
         assert self._state is not None
+        if self._file is not None and not self._path.exists():
+            # A program that cleans temporary folders may have removed the file. Without it, no other server could end
+            # the record.
+            self._file.close()
+            self._file, self._kept = None, None
         if self._file is None:
+            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = self._path.with_suffix(".new")
             file = new.open("w+b", buffering=0)
             # As for the files of predictions, other servers treat a file without a lock as a leftover.
@@ -196,7 +251,7 @@ class UptimeWriter:
 
     def _write(self, record: Uptime) -> None:
         if record != self._published:
-            self._store.write_json(f"{servers_folder(self._model)}/{self._name}.json", record.model_dump(mode="json"))
+            self._store.write_json(record_key(self._model, self._name), record.model_dump(mode="json"))
             self._published = record
 
     def _end_others(self, spooled: datetime | None) -> None:
@@ -218,8 +273,8 @@ class UptimeWriter:
                         log.warning("The file %s of a killed server cannot be read, so its record stays open.", path)
                     continue
                 if not record.ended:
-                    record = record.without(*self._windows(last, last + _UNWRITTEN))
-                key = f"{servers_folder(self._model)}/{path.stem}.json"
+                    record = record.without(*_windows(last, last + _UNWRITTEN, self._length))
+                key = record_key(self._model, path.stem)
                 # If the disk was full, only the store knows all incomplete windows.
                 with suppress(FileNotFoundError):
                     known = Uptime.model_validate(self._store.read_json(key))
@@ -233,12 +288,44 @@ class UptimeWriter:
         windows = (Window.from_file_name(path.name.partition("_")[0]) for path in self._spool.glob("*.arrows"))
         return min((window.start for window in windows if window is not None), default=None)
 
-    def _windows(self, start: datetime, end: datetime) -> list[Window]:
-        """Return the windows of the log from a time until a time, both included."""
-        found = [window_at(start.timestamp(), self._length)]
-        while found[-1].end <= end:
-            found.append(window_at(found[-1].end.timestamp(), self._length))
-        return found
+    def _end_lost(self, own: Uptime) -> None:
+        """End the records of earlier servers with a spool of the same name, which this spool does not contain.
+
+        A server with the same spool has its file in the spool until its record has ended. The files are therefore
+        looked up before the record is read, and again after it, because a server may have started in the meantime.
+        """
+        present = {path.stem for path in self._spool.glob("*.server")}
+        for name, record in records(self._store, self._model).items():
+            if record.ended or record.where != own.where or record.since >= own.since:
+                continue
+            if name not in present and not (self._spool / f"{name}.server").exists():
+                lose_spool(self._store, self._model, name, record, _moment(time.time()))
+
+
+def lose_spool(store: ArtifactStore, model: str, name: str, record: Uptime, now: datetime) -> None:
+    """End the record of a server whose spool is lost, and log which windows may lack predictions.
+
+    :param model: name of the registered model
+    :param name: name of the record
+    :param record: the record
+    :param now: current time
+    :raises StoreError: the store cannot be used
+    """
+    store.write_json(record_key(model, name), record.lost(now).model_dump(mode="json"))
+    log.warning(
+        "The spool of the server %s is lost. Predictions since %s may be missing, so windows without requests until now are "
+        "not recorded as empty.",
+        record.where,
+        record.until.isoformat(),
+    )
+
+
+def _windows(start: datetime, end: datetime, length: str) -> list[Window]:
+    """Return the windows of the log from a time until a time, both included."""
+    found = [window_at(start.timestamp(), length)]
+    while found[-1].end <= end:
+        found.append(window_at(found[-1].end.timestamp(), length))
+    return found
 
 
 def _moment(seconds: float) -> datetime:

@@ -204,7 +204,9 @@ def _download(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: Ser
     A champion is checked against its promotion, and a canary against the start of its rollout.
 
     :raises ModelCorruptError: a file was changed, or a signature is required and the ledger has none
+    :raises StoreError: the artifact store cannot be reached
     """
+    store.require()
     rollout = canaries.rollout_under_way(Ledger(store, ref.model), ref) if target == spec.canary else None
     if rollout is not None:
         start = rollout.entries[0]

@@ -121,7 +121,7 @@ class Lookup:
         for name in self._columns.carried.keys() - values.keys():
             if any(name in row for row in entities):
                 carried[name] = [row.get(name) for row in entities]
-        return self._columns.checked(features, carried, len(entities)), missing
+        return self._columns.checked(features, carried, len(entities), values), missing
 
     def _check(self, entities: Sequence[Mapping[str, Any]]) -> None:
         for number, row in enumerate(entities, 1):

@@ -50,4 +50,4 @@ def converted(rows: Rows, columns: InputColumns) -> Rows:
                 carried[name] = values.cast(kind)
             except pa.ArrowException:
                 raise SchemaError(f"The field {name!r} has a value that is not of the type {kind}.") from None
-    return Rows(rows.count, columns.checked(features, {}, rows.count).features, carried)
+    return Rows(rows.count, columns.checked(features, {}, rows.count, features).features, carried)

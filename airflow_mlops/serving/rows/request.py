@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
-from math import hypot, isfinite
+from math import hypot, isfinite, isinf
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,12 @@ _NULL = type(None)
 _NUMBERS = {int, float, bool, _NULL}
 _DOUBLES = {float}
 _PLAIN = {int, float}
-# Numbers with a smaller norm are finite, and a double holds those that are integers exactly.
-_EXACT = 2.0**52
 # A column with at most this number of times is parsed value by value, which is faster for few values.
 _FEW = 20
 _INT64, _LARGEST = 2**63, sys.float_info.max
-_WHAT = {"number": "a number or null", "integer": "an integer", "string": "a text or null"}
+# Doubles represent all integers up to this one, so a larger double may be the rounded value of another integer.
+_EXACT = 2**53
+_WHAT = {"number": "a finite number or null", "integer": "an integer", "string": "a text or null"}
 _LOGGED = {"number": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 _UTC = pa.timestamp("us", "UTC")
 
@@ -146,18 +146,33 @@ class InputColumns:
         carried = {name: [row.get(name) for row in rows] for name in self.carried if any(name in row for row in rows)}
         return self.checked(features, carried, len(rows))
 
-    def checked(self, features: Mapping[str, list[Any]], carried: Mapping[str, list[Any]], count: int) -> Rows:
+    def checked(
+        self,
+        features: Mapping[str, list[Any]],
+        carried: Mapping[str, list[Any]],
+        count: int,
+        infinite: Collection[str] = (),
+    ) -> Rows:
         """Check columns of Python values.
 
         :param features: values of each feature
         :param carried: values of columns that are only logged; missing columns become null
         :param count: number of rows
+        :param infinite: names of the columns that may contain infinite numbers. By default, none may, because a number
+            of JSON that is too large for double precision is read as infinite
         :raises SchemaError: a value has the wrong type. The message names the row, from 1, and the field
         """
         return Rows(
             count,
-            {feature.name: _checked(features[feature.name], feature) for feature in self.features},
-            {name: as_column(carried[name], name, kind) for name, kind in self.carried.items() if name in carried},
+            {
+                feature.name: _checked(features[feature.name], feature, feature.name in infinite)
+                for feature in self.features
+            },
+            {
+                name: as_column(carried[name], name, kind, name in infinite)
+                for name, kind in self.carried.items()
+                if name in carried
+            },
         )
 
     def logged(self, parts: Sequence[Rows]) -> pa.RecordBatch:
@@ -196,7 +211,7 @@ class Rows:
     carried: dict[str, pa.Array]
 
 
-def _checked(values: list[Any], feature: FeatureColumn) -> list[Any] | NDArray[np.float64]:
+def _checked(values: list[Any], feature: FeatureColumn, infinite: bool) -> list[Any] | NDArray[np.float64]:
     if len(values) == 1:
         # The check of the most frequent values of a single row takes half the time.
         kind, value = type(values[0]), values[0]
@@ -209,9 +224,9 @@ def _checked(values: list[Any], feature: FeatureColumn) -> list[Any] | NDArray[n
         # This check of the most frequent case is faster: the sum of doubles is finite only if all of them are finite.
         return values if len(values) < MANY_ROWS else np.frombuffer(array("d", values))
     if len(values) >= MANY_ROWS and feature.kind == "number" and kinds <= _PLAIN:
-        # An integer may be too large for a double.
+        # An integer may be too large for a double. The half leaves room for rounding.
         with suppress(OverflowError):
-            if hypot(*values) < _EXACT:
+            if hypot(*values) < _EXACT / 2:
                 return np.frombuffer(array("d", values))
     if feature.kind == "string":
         if not kinds <= {str, _NULL}:
@@ -225,7 +240,13 @@ def _checked(values: list[Any], feature: FeatureColumn) -> list[Any] | NDArray[n
     elif not kinds <= _NUMBERS:
         raise _wrong(values, feature, lambda value: type(value) not in _NUMBERS)
     elif not all(value is None or -_LARGEST <= value <= _LARGEST for value in values):
-        raise _wrong(values, feature, lambda value: value is not None and not -_LARGEST <= value <= _LARGEST)
+
+        def is_wrong(value: Any) -> bool:
+            is_finite = value is None or -_LARGEST <= value <= _LARGEST
+            return not is_finite and not (infinite and type(value) is float and isinf(value))
+
+        if any(map(is_wrong, values)):
+            raise _wrong(values, feature, is_wrong)
     return [int(value) if type(value) is bool else value for value in values] if bool in kinds else values
 
 
@@ -273,12 +294,15 @@ def _wrong(values: list[Any], feature: FeatureColumn, is_wrong: Any) -> SchemaEr
     )
 
 
-def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
+def as_column(values: list[Any], name: str, kind: pa.DataType, infinite: bool = False) -> pa.Array:
     """Convert the values of a field to an array of the type ``kind``.
+
+    No value is changed: a fraction is not an integer, and an object has only the fields of its type.
 
     :param values: the values
     :param name: name of the field, for the error message
     :param kind: type of the array
+    :param infinite: whether numbers may be infinite
     :raises SchemaError: a value has another type
     """
     try:
@@ -291,11 +315,38 @@ def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
         if pa.types.is_decimal(kind):
             # repr() gives the shortest text of the number, which is usually the text in the JSON body.
             values = [Decimal(repr(value)) if isinstance(value, float) else value for value in values]
+        _require_unchanged(values, kind, infinite)
         return pa.array(values, kind)
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError, AttributeError):
         raise SchemaError(
             f"The field {name!r} has a value that is not of the type {kind}, the type of this column in the training set."
         ) from None
+
+
+def _require_unchanged(values: Sequence[Any], kind: pa.DataType, infinite: bool) -> None:
+    """Check for values that Arrow would change: it cuts off the fraction of an integer, and ignores unknown fields.
+
+    :raises ValueError: Arrow would change a value, or a value is infinite and ``infinite`` is false
+    :raises TypeError: a value cannot have the type ``kind``
+    :raises AttributeError: a value that must be an object is none
+    """
+    if pa.types.is_integer(kind):
+        if float in set(map(type, values)):
+            for value in values:
+                if type(value) is float and not (value.is_integer() and abs(value) <= _EXACT):
+                    raise ValueError(value)
+    elif pa.types.is_floating(kind):
+        if not infinite and any(type(value) is float and isinf(value) for value in values):
+            raise ValueError("inf")
+    elif pa.types.is_list(kind):
+        _require_unchanged([item for value in values if value is not None for item in value], kind.value_type, infinite)
+    elif pa.types.is_struct(kind):
+        objects = [value for value in values if value is not None]
+        names = {field.name for field in kind}
+        if not all(value.keys() <= names for value in objects):
+            raise ValueError(names)
+        for field in kind:
+            _require_unchanged([value.get(field.name) for value in objects], field.type, infinite)
 
 
 def _short(value: Any) -> str:

@@ -87,12 +87,13 @@ class Writing:
     :param metrics: the metrics of the server
     :param versions: the loaded versions. With the first one, the server is ready to answer
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short; or the spool
+        belongs to servers of another model or artifact store
     """
 
     def __init__(self, spec: ServeSpec, metrics: Metrics, versions: Versions) -> None:
         self._spec, self._metrics, self._versions = spec, metrics, versions
-        prepare(spec)
+        self._claimed = prepare(spec)
         self._batch = _Batch()
         # Answers that are not encoded yet, and the number of their rows.
         self._group: list[tuple[Answer, Apart | None]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_mlops.metrics.predictions import Predictions
+log = logging.getLogger(__name__)
+
 _KEPT = 2
 
 
@@ -74,14 +77,15 @@ class Served:
             or drop may then be absent
         :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
         :raises SchemaError: predictions are logged, and a column to hash or drop is absent or cannot be hashed
+        :raises StoreError: the artifact store cannot be reached. The columns of the training set are read from it
         :raises FeatureStoreError: the Feast repository does not have a feature of the version
         :raises FileNotFoundError: the files were removed from the cache
         """
         in_use = InUse(folder)
         model = OnnxModel.load(folder)
         contract = model.contract
-        training = _training(store, contract)
-        columns = InputColumns(contract, *_columns(store, training))
+        training, schema, keys = _training(ref, store, contract)
+        columns = InputColumns(contract, schema, keys)
         lookup = features.lookup(contract, columns, training) if features else None
         served = cls(ref, model, columns, lookup, folder, in_use)
         if spec.log:
@@ -140,24 +144,25 @@ def example(contract: ModelContract) -> dict[str, Any]:
     return {feature.name: values[feature.kind] for feature in contract.features}
 
 
-def _training(store: ArtifactStore, contract: ModelContract) -> Manifest | None:
-    """Return the manifest of the training set; ``None`` if it cannot be read."""
-    try:
-        return read_manifest(store, contract.dataset_name, contract.dataset_id)
-    except MLOpsError:
-        return None
+def _training(
+    ref: ModelVersionRef, store: ArtifactStore, contract: ModelContract
+) -> tuple[Manifest | None, pa.Schema | None, list[str]]:
+    """Return the manifest, the columns and the keys of the training set; ``None`` and no keys if they cannot be read.
 
-
-def _columns(store: ArtifactStore, training: Manifest | None) -> tuple[pa.Schema | None, list[str]]:
-    """Return the columns and the keys of the training set; ``None`` and no keys if its files cannot be read."""
+    :raises StoreError: the artifact store cannot be reached. Otherwise, the log of predictions would have no keys
+    """
     from airflow_mlops.data.datasets import Dataset
 
+    store.require()
+    training = None
     try:
-        if training is not None:
-            return Dataset(store, training).schema, list(training.details.get("keys", []))
-    except MLOpsError:
-        pass
-    return None, []
+        training = read_manifest(store, contract.dataset_name, contract.dataset_id)
+        return training, Dataset(store, training).schema, list(training.details.get("keys", []))
+    except MLOpsError as error:
+        if error.retryable:
+            raise
+        log.info("Requests for %s can contain only its features. Its training set cannot be read: %s", ref, error)
+        return training, None, []
 
 
 class Versions:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +179,9 @@ def intervals(measurement: Measurement, resampling: Resampling) -> Intervals:
     return bounds
 
 
-def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence[Path] = ()) -> str:
-    """Write the card as Markdown and as HTML into the folder with the plots, and return the first paragraph.
-
-    :param plots: PNG files of the evaluation's plots, in ``folder``
-    :param explained: PNG files of the importances and shape functions of a glass-box model, in ``folder``
-    :return: the first paragraph of the card, in Markdown
-    """
+# The environments are cached, because compiling a template takes longer than rendering it.
+@cache
+def _markdown_environment() -> Environment:
     # Autoescape is for HTML. In Markdown, ``finalize`` escapes every value.
     environment = Environment(  # noqa: S701
         loader=PackageLoader("airflow_mlops.stages.evaluate"),
@@ -196,15 +193,34 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence
     )
     environment.filters["command"] = _command
     environment.filters["interval"] = _interval
-    text = environment.get_template("model_card.md.jinja").render(
-        facts=facts,
-        plots=[plot.name for plot in plots],
-        explained=[plot.name for plot in explained],
-        now=datetime.now(timezone.utc),
-        confidence=percent(CONFIDENCE),
-        rounds=ROUNDS,
-        row_rounds=ROW_ROUNDS,
-        most=FEATURES,
+    return environment
+
+
+@cache
+def _page_environment() -> Environment:
+    return Environment(loader=PackageLoader("airflow_mlops.stages.evaluate"), autoescape=True)
+
+
+def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence[Path] = ()) -> str:
+    """Write the card as Markdown and as HTML into the folder with the plots, and return the first paragraph.
+
+    :param plots: PNG files of the evaluation's plots, in ``folder``
+    :param explained: PNG files of the importances and shape functions of a glass-box model, in ``folder``
+    :return: the first paragraph of the card, in Markdown
+    """
+    text = (
+        _markdown_environment()
+        .get_template("model_card.md.jinja")
+        .render(
+            facts=facts,
+            plots=[plot.name for plot in plots],
+            explained=[plot.name for plot in explained],
+            now=datetime.now(timezone.utc),
+            confidence=percent(CONFIDENCE),
+            rounds=ROUNDS,
+            row_rounds=ROW_ROUNDS,
+            most=FEATURES,
+        )
     )
     (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
     (folder / PAGE_FILE).write_text(_page(str(facts.ref), text, folder), encoding="utf-8")
@@ -280,5 +296,4 @@ def _page(title: str, text: str, folder: Path) -> str:
                 picture = (folder / str(child.attrs["src"])).read_bytes()
                 child.attrs["src"] = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     body = Markup(reader.renderer.render(tokens, reader.options, {}))  # noqa: S704
-    environment = Environment(loader=PackageLoader("airflow_mlops.stages.evaluate"), autoescape=True)
-    return environment.get_template("model_card.html.jinja").render(title=title, body=body)
+    return _page_environment().get_template("model_card.html.jinja").render(title=title, body=body)

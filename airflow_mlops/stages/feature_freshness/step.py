@@ -1,4 +1,4 @@
-"""Check in a Feast registry that features are materialized up to a required time.
+"""Check that features are materialized up to a required time, and that the online store still has them.
 
 ``python -m airflow_mlops.stages.feature_freshness.step`` checks once. The command reads the spec as JSON from standard
 input. The last line of output is a JSON object. The object contains ``result``, or ``error`` and ``message`` after an
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import FeatureStoreError, MLOpsError, one_line
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.feast import online_loss
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.stages.feature_freshness.spec import FeatureFreshnessResult, FeatureFreshnessSpec
 
@@ -33,12 +34,19 @@ def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
     """Check the feature views once, and return the time up to which each view is materialized.
 
     :return: ``None`` if a feature view is not materialized up to the required time, or if no view is served online
-    :raises FeatureStoreError: the Feast repository or the Feast registry cannot be read
+    :raises FeatureStoreError: the Feast repository, the Feast registry or the online store cannot be read
     """
     store = feast_repo.open_store(spec.repo)
     known = _intervals(store)
     views = sorted(known) if spec.feature_views is None else spec.feature_views
     behind = [_behind(name, known.get(name), spec) for name in views]
+    if views and not any(behind):
+        with feast_repo.locked(store, shared=True):
+            losses = online_loss.find(store, views)
+        behind = [
+            f"the online store {loss} {name!r}, which was materialized before. MaterializeFeaturesOperator fills it again"
+            for name, loss in losses.items()
+        ]
     if not views or any(behind):
         waiting = "; ".join(filter(None, behind)) or "no feature view is served online"
         log.info("The features of Feast project %s are not fresh: %s.", store.project, waiting)

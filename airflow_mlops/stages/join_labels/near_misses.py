@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.counts import counted
+from airflow_mlops.core.errors import told_apart
 from airflow_mlops.data import relational
 from airflow_mlops.data.carried import carried, carried_type
 from airflow_mlops.data.moments import is_text
@@ -63,11 +64,9 @@ class NearMisses:
         :param predictions: number of all predictions
         :param name: name of the dataset of labels
         """
-        how = (
-            f"contains times as text in different forms: {self.prediction!r} in the predictions and {self.label!r}"
-            if self.are_times
-            else f"is written differently: {self.prediction!r} in the predictions and {self.label!r}"
-        )
+        mine, theirs = told_apart(self.prediction, self.label)
+        how = "contains times as text in different forms" if self.are_times else "is written differently"
+        how = f"{how}: {mine} in the predictions and {theirs}"
         fix = (
             f"Ingest both columns with a time type, such as types={{{self.column!r}: 'date32'}}, and convert text that is "
             "not ISO 8601 in the source."
@@ -78,10 +77,8 @@ class NearMisses:
 
     def note(self, name: str) -> str:
         """Return a sentence for the summary of the result."""
-        return (
-            f"No label for {counted(self.rows, 'prediction')}: {self.column!r} is {self.prediction!r} in the predictions but "
-            f"{self.label!r} in {name}."
-        )
+        mine, theirs = told_apart(self.prediction, self.label)
+        return f"No label for {counted(self.rows, 'prediction')}: {self.column!r} is {mine} in the predictions but {theirs} in {name}."
 
 
 def find(

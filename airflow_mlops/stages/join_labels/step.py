@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
+from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
 from airflow_mlops.core.numbers import percent
 from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
@@ -42,9 +42,9 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
         ``fail``
-    :raises SchemaError: a column is absent; key columns have incomparable types; a prediction has several labels, and
-        no column decides which label is valid; or more predictions lack a label only because of the form of their keys
-        (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than match a row of the labels
+    :raises SchemaError: a dataset has no predictions; a column is absent; key columns have incomparable types; a prediction
+        has several labels, and no column decides which label is valid; or more predictions lack a label only because of
+        the form of their keys (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than match a row of the labels
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key; or
         predictions of a shadow or a canary would be mixed with those of the champion
     :raises DatasetCorruptError: the files of another shard were deleted or changed before they became a dataset
@@ -64,6 +64,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {missing}")
     # If the first shard has found the datasets, this shard now finds them as well.
     predictions, labels = found or _selected(spec, context, kept)
+    _require_predictions(predictions)
     _keep_apart(predictions, spec)
     join = Join(predictions, labels, spec, pseudonymizers(predictions, spec, context))
     window = window_of(predictions)
@@ -161,6 +162,19 @@ def _numbers(counts: Counts) -> dict[str, Any]:
 def slots(predictions: Sequence[Dataset]) -> list[str]:
     """Return the names of the slots for the labelled predictions: the ids of the datasets that were read whole."""
     return [dataset.manifest.id for dataset in predictions if dataset.window == dataset.manifest.window]
+
+
+def _require_predictions(predictions: Sequence[Dataset]) -> None:
+    """Check that all rows are predictions. A column `score` alone is not enough: other data may have scores, too.
+
+    :raises SchemaError: a dataset has no predictions
+    """
+    for manifest in (dataset.manifest for dataset in predictions):
+        if not manifest.details.get("model") or "score" not in manifest.column_names:
+            raise SchemaError(
+                f"Dataset {manifest.name!r} has no predictions of a model, so no labels can be joined to it. Set `predictions` to the "
+                "output of ScoreOperator, or to predictions that an endpoint logged."
+            )
 
 
 def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, NotCacheableError, named, one_line
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.feast import online_tables
+from airflow_mlops.data.feast import online_loss, online_tables
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.local_files import LocalFiles
 from airflow_mlops.data.feast.parquet_source import is_parquet, require_nanoseconds, require_timestamps
@@ -28,6 +29,8 @@ from airflow_mlops.stages.materialize_features.watermark import Watermark
 if TYPE_CHECKING:
     from feast import FeatureStore
     from feast.repo_contents import RepoContents
+
+log = logging.getLogger("airflow_mlops.stages")
 
 # Windows of Feast include their end; windows of this package do not.
 _TICK = timedelta(microseconds=1)
@@ -48,17 +51,25 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
     published: dict[str, int] = {}
     if resumed is None:
         with feast_repo.locked(store):
+            # The present rows of the sources are those that were materialized.
+            losses = _losses(store, spec, context)
             published = _prepare(store, spec, context)
     with feast_repo.locked(store, shared=True):
         views = _views(store, spec.feature_views)
         features = _features(store, views)
         files = _Files(spec, views)
         online_tables.create_missing(store)
-        lost = online_tables.without_rows(store, views)
+        if resumed is not None:
+            losses = _losses(store, spec, context)
+    lost = {**{name: loss.first for name, loss in losses.items()}, **watermark.lost()}
+    lost = {name: first for name, first in lost.items() if name in views}
+    if lost:
+        watermark.write_lost(lost)
     valid_from = {name: source.valid_from for name, source in spec.sources.items() if source.valid_from is not None}
     for name, first in lost.items():
+        what = losses.get(name, "has lost rows of")
         context.progress(
-            f"The online store has no row of {name!r}, which was materialized before, so it is materialized from {first.isoformat()} on."
+            f"The online store {what} {name!r}, which was materialized before, so it is materialized from {first.isoformat()} on."
         )
     online = _Online(store, views, valid_from, lost)
     online.require_nanoseconds()
@@ -83,6 +94,25 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
         published=published,
         summary=_summary(store.project, spec.window, views, done, skipped, published),
     )
+
+
+def _losses(store: FeatureStore, spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, online_loss.Loss]:
+    """Find the feature views whose rows are no longer in the online store. Create the store if it was lost."""
+    known = (*store.list_batch_feature_views(), *store.list_stream_feature_views())
+    names = spec.feature_views or [view.name for view in known]
+    try:
+        return online_loss.find(store, names)
+    except FeatureStoreError as error:
+        log.debug("%s", error)
+    try:
+        with feast_repo.quietly():
+            online_tables.create(store)
+        return online_loss.find(store, names)
+    except Exception as error:  # noqa: BLE001 - if the store cannot be written either, the first chunk fails and says so
+        context.progress(
+            f"Whether the online store still has the rows that were materialized is unknown: {one_line(error)}"
+        )
+        return {}
 
 
 def _prepare(store: FeatureStore, spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, int]:

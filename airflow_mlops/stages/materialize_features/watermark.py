@@ -25,12 +25,26 @@ class Watermark:
 
     def read(self) -> datetime | None:
         """Return the end time of the last materialized chunk; ``None`` if there is none."""
-        found = self._read()
-        return parse(found["until"]) if found else None
+        found = (self._read() or {}).get("until")
+        return parse(found) if found else None
+
+    def lost(self) -> dict[str, datetime]:
+        """Return the lost feature views that no chunk has materialized again, see :meth:`write_lost`."""
+        return {name: parse(first) for name, first in (self._read() or {}).get("lost", {}).items()}
 
     def states(self) -> Any:
         """Return the states of files that were written with the last chunk; ``None`` if there are none."""
         return (self._read() or {}).get("states")
+
+    def write_lost(self, lost: Mapping[str, datetime]) -> None:
+        """Store before the first chunk of a try which feature views the online store has lost.
+
+        If this chunk fails in the middle, the online store has some rows of these views, but not all.
+
+        :param lost: the start of the first materialized interval, by feature view
+        """
+        firsts = {name: first.isoformat() for name, first in lost.items()}
+        self._store.write_json(self._key, {**(self._read() or {}), "lost": firsts})
 
     def write(self, until: datetime, states: Mapping[str, Any] | None = None) -> None:
         """Store the end time of a chunk.

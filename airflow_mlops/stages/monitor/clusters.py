@@ -30,7 +30,7 @@ def measured(check: Check, contract: ModelContract) -> NDArray[np.int64] | None:
 
     :raises SpecError: the predictions do not have the column ``policy.groups``
     """
-    column = _column(check)
+    column = group_column(check)
     if column is None:
         return None
     return metrics.clusters(check.batches(list(dict.fromkeys([LABEL, "score", column]))), contract, column)
@@ -42,7 +42,7 @@ def of_scores(check: Check) -> Design | None:
     :return: ``None`` if rows are independent
     :raises SpecError: the predictions do not have the column ``policy.groups``
     """
-    column = _column(check)
+    column = group_column(check)
     if column is None:
         return None
     rows = metrics.scored(check.batches(list(dict.fromkeys(["score", column]))), labelled=False)
@@ -54,7 +54,7 @@ def of_rows(check: Check) -> NDArray[np.int64] | None:
 
     :raises SpecError: the predictions do not have the column ``policy.groups``
     """
-    column = _column(check)
+    column = group_column(check)
     return None if column is None else dense(codes(_read(check, column)))
 
 
@@ -67,7 +67,7 @@ def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, flo
     :param columns: profiles of the columns at training, by name
     :raises SpecError: the predictions do not have the column ``policy.groups``
     """
-    group = _column(check)
+    group = group_column(check)
     if group is None or not check.rows:
         return {}
     # With consecutive numbers, the rows of each cluster can be counted without sorting, once for each property of a column.
@@ -85,7 +85,7 @@ def label_design(check: Check, contract: ModelContract, column: ColumnProfile) -
 
     :param column: profile of the labels at training
     """
-    group = _column(check)
+    group = group_column(check)
     if group is None:
         return 1.0
     values, groups = [], []
@@ -96,7 +96,11 @@ def label_design(check: Check, contract: ModelContract, column: ColumnProfile) -
     return design_effect(pa.chunked_array(values), codes(pa.chunked_array(groups)), column) if values else 1.0
 
 
-def _column(check: Check) -> str | None:
+def group_column(check: Check) -> str | None:
+    """Return the column that names the clusters; ``None`` if rows are independent.
+
+    :raises SpecError: the predictions do not have the column ``policy.groups``
+    """
     column = check.policy.groups
     if column is not None and not check.has_columns(column):
         raise SpecError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.gates.group_rates import group_rates
 from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.fairness_rule import FairnessRule
 from airflow_mlops.performance.fairness import largest_difference
 from airflow_mlops.performance.findings import FairnessDifference
@@ -43,16 +44,17 @@ def measure(
     confidence = check.policy.confidence
     for rule in check.policy.fairness:
         _require(check, rule, reference.contract)
-        name, design = f"The {rule.difference} difference over {rule.sensitive}", clusters.of_scores(check)
+        name = f"The {rule.difference} difference over {rule.sensitive}"
         if rule.needs_labels and realised.unmeasured is not None:
             notes.append(f"{name} was not measured, because {realised.unmeasured}.")
             continue
-        difference = largest_difference(_rates(check, rule, reference.contract), confidence, design)
+        difference = largest_difference(_rates(check, rule, reference.contract), confidence)
         if difference is None:
             notes.append(f"{name} was not measured, because fewer than two groups have such rows.")
             continue
         known = _at_evaluation(rule, reference)
-        before = largest_difference(known.rates, confidence) if known is not None else None
+        # An evaluation without clusters does not say how similar the rows of a cluster are.
+        before = largest_difference(known.rates, confidence, clusters.of_scores(check)) if known is not None else None
         if known is None or before is None:
             notes.append(
                 f"{name} is not compared with the evaluation of {reference.version}, because no gate of its promotion measured "
@@ -98,27 +100,35 @@ def _require(check: Check, rule: FairnessRule, contract: ModelContract) -> None:
 
 
 def _rates(check: Check, rule: FairnessRule, contract: ModelContract) -> list[GroupRates]:
+    group = clusters.group_column(check)
+    columns = list(dict.fromkeys([LABEL, "score", rule.sensitive, *([group] if group else [])]))
     if not rule.needs_labels:
-        rows = metrics.scored(check.batches(_columns(["score"], rule)), labelled=False)
-        predicted, values = _predicted(rows, rule, contract)
-        return group_rates(rule, values, predicted)
-    wanted = _columns([LABEL, "score"], rule)
-    predicted, values = _predicted(metrics.measurable(check.batches(wanted), contract), rule, contract)
+        rows = metrics.scored(check.batches([name for name in columns if name != LABEL]), labelled=False)
+        predicted, values, numbers = _predicted(rows, rule, contract, group)
+        return group_rates(rule, values, predicted, clusters=numbers)
+    rows = metrics.measurable(check.batches(columns), contract)
+    predicted, values, numbers = _predicted(rows, rule, contract, group)
     truth = np.asarray(metrics.outcomes(check.batches(metrics.COLUMNS), contract).truth, dtype=bool)
-    return group_rates(rule, values, predicted, truth)
-
-
-def _columns(names: Sequence[str], rule: FairnessRule) -> list[str]:
-    return list(dict.fromkeys([*names, rule.sensitive]))
+    return group_rates(rule, values, predicted, truth, numbers)
 
 
 def _predicted(
-    batches: Iterable[pa.RecordBatch], rule: FairnessRule, contract: ModelContract
-) -> tuple[NDArray[np.bool_], pa.Array]:
-    """Read whether the positive class is predicted for each row, and the values of the column of the groups."""
-    positive, values = [np.empty(0, bool)], []
+    batches: Iterable[pa.RecordBatch], rule: FairnessRule, contract: ModelContract, group: str | None
+) -> tuple[NDArray[np.bool_], pa.Array, NDArray[np.int64] | None]:
+    """Read the predictions.
+
+    :param group: the column that names the clusters; ``None`` for independent rows
+    :return: whether the positive class is predicted for each row, the values of the column of the groups, and the number
+        of the cluster of each row; ``None`` for independent rows
+    """
+    positive: list[NDArray[np.bool_]] = [np.empty(0, bool)]
+    values: list[pa.Array] = []
+    named: list[pa.Array] = []
     for batch in batches:
         positive.append(batch.column("score").to_numpy(zero_copy_only=False) >= contract.threshold)
         values.append(clusters.plain(batch.column(rule.sensitive)))
+        if group is not None:
+            named.append(clusters.plain(batch.column(group)))
     joined = pa.chunked_array(values).combine_chunks() if values else pa.nulls(0)
-    return np.concatenate(positive), joined
+    numbers = codes(pa.chunked_array(named)) if named else None
+    return np.concatenate(positive), joined, numbers

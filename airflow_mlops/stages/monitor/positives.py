@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from airflow_mlops.drift.training_reference import TrainingReference
-from airflow_mlops.metrics.intervals import proportion
+from airflow_mlops.metrics.intervals import Interval, proportion
 from airflow_mlops.metrics.realised import scores
 from airflow_mlops.performance.findings import PositiveRate
 from airflow_mlops.profiles.training import POSITIVES
@@ -37,15 +37,16 @@ def positive_rate(check: Check, reference: TrainingReference) -> PositiveRate | 
     if not rows:
         return None
     z = NormalDist().inv_cdf(0.5 + check.policy.confidence / 2)
-    found, design = proportion(positives / rows, rows, z), clusters.of_scores(check)
+    design = clusters.of_scores(check)
     factor = 1.0 if design is None else design.factor(z)
-    low, high = found.value - factor * (found.value - found.low), found.value + factor * (found.high - found.value)
+    # With a single cluster, the share in other clusters is unknown.
+    independent = rows / factor**2 if math.isfinite(factor) else 0.0
+    found = proportion(positives / rows, independent, z) if independent else Interval(positives / rows, 0.0, 1.0)
     trained = reference.profile.intervals.get(POSITIVES)
     return PositiveRate(
         value=found.value,
-        # With a single cluster, the share in other clusters is unknown.
-        low=max(0.0, low) if math.isfinite(factor) else 0.0,
-        high=min(1.0, high) if math.isfinite(factor) else 1.0,
+        low=found.low,
+        high=found.high,
         reference=trained.value if trained is not None else None,
         rows=rows,
         threshold=contract.threshold,

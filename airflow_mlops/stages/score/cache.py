@@ -14,7 +14,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, in_slots, open_dataset
 from airflow_mlops.data.predictions import log as predictions
 from airflow_mlops.data.predictions.privacy import Privacy
-from airflow_mlops.data.selection import contents, select, window_of
+from airflow_mlops.data.selection import contents, select
 from airflow_mlops.overview import index
 from airflow_mlops.registry.integrity import download_promoted, require_promoted
 from airflow_mlops.registry.reader import connect_to_read
@@ -24,6 +24,7 @@ from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 from airflow_mlops.stages.score.step import version_of
+from airflow_mlops.stages.score.windows import window_of_predictions
 
 
 def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
 
 def _rows(spec: ScoreSpec, context: StepContext) -> tuple[list[Dataset], Window]:
     datasets = select(context.store, spec.dataset, kept=context.kept)
-    window = spec.window or window_of(datasets)
+    window = window_of_predictions(spec, datasets)
     if window is None:
         raise NotCacheableError("the predictions have no window")
     return datasets, window

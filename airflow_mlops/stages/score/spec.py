@@ -32,7 +32,8 @@ class ScoreSpec(ShardedSpec):
     :param alias: alias in MLflow of the version to score with, such as ``challenger``; by default the champion
     :param dataset: dataset with the columns of the model's features
     :param part: split part of ``dataset`` to score (``train`` or ``test``); by default all rows
-    :param window: time window of the predictions; by default the window of ``dataset``
+    :param window: time window of the predictions; by default the window of ``dataset``. It may differ from the window of
+        ``dataset`` only with ``part``, and lies inside it
     :param name: name of the dataset of predictions; by default the name of the model followed by ``_predictions`` or,
         for shadow predictions, by ``_shadow_predictions``
     :param on_missing: what happens if the model has no champion, or no version with the alias. ``fail`` fails the task;

@@ -15,7 +15,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, Manifest
 from airflow_mlops.data.predictions.log import require_unserved
 from airflow_mlops.data.predictions.privacy import Privacy
-from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.data.selection import select
 from airflow_mlops.models import attributions, contracts, sent_models
 from airflow_mlops.models.champion import download_champion, load_champion, load_explained_champion
 from airflow_mlops.models.contract_file import has_contract
@@ -28,6 +28,7 @@ from airflow_mlops.stages.score import on_executors, shards
 from airflow_mlops.stages.score import table as writing
 from airflow_mlops.stages.score.scoring import Scoring, score
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
+from airflow_mlops.stages.score.windows import window_of_predictions
 from airflow_mlops.stages.shards import for_newer_round
 
 if TYPE_CHECKING:
@@ -62,15 +63,16 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     :raises TableError: the table of ``write_to`` cannot hold the predictions, or rejects them. The dataset
         of predictions exists
     :raises DatasetCorruptError: the predictions of another shard were deleted or changed before they became a dataset
-    :raises SpecError: servers have logged predictions of the window in the same datasets
+    :raises SpecError: ``window`` differs from the window of the dataset; or servers have logged predictions of the window
+        in the same datasets
     """
     shard = shards.join(spec, context) if spec.shards is not None else None
     datasets = select(context.store, spec.dataset, kept=shard.kept if shard else context.kept)
+    window = window_of_predictions(spec, datasets)
     parts = None
     if shard is None and context.executors is not None:
         context = context.for_call()
         parts = on_executors.parts(spec, datasets, context)
-    window = spec.window or window_of(datasets)
     if window is not None:
         require_unserved(context.store, spec.predictions, window)
     table = _table(spec, window, datasets[0], context)

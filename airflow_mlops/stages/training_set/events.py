@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError
+from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError, told_apart
 from airflow_mlops.data import expressions, relational
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import as_utc, is_text
@@ -363,7 +364,7 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
     :param task: ML task: ``binary``, ``multiclass`` or ``regression``
     :param name: name of the label, for the error message
     :param where: description of the rows for the error message, such as ``the split part 'test'``
-    :raises TrainingError: all rows have the same label, or two classes differ only by blanks
+    :raises TrainingError: all rows have the same label, or two classes differ only by blanks or Unicode form
     :raises SpecError: the ML task is binary, but the label has more than two distinct values
     """
     distinct = pc.count_distinct(label).as_py()
@@ -374,15 +375,13 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
             "trained or evaluated on them. Set a longer `window` or a different `split`, or correct `label`."
         )
     if is_text(label.type):
-        texts = label.unique().to_pylist()
-        stripped = [text.strip() for text in texts]
-        if len(set(stripped)) < len(texts):
-            first = next(text for text, plain in zip(texts, stripped, strict=True) if stripped.count(plain) > 1)
-            same = [text for text in texts if text.strip() == first.strip()]
-            raise TrainingError(
-                f"The label {name!r} has the values {' and '.join(map(repr, same[:2]))}, which differ only by blanks, but "
-                "would be different classes. Remove the blanks in the source."
-            )
+        seen: dict[str, str] = {}
+        for text in label.unique().to_pylist():
+            if (other := seen.setdefault(unicodedata.normalize("NFC", text).strip(), text)) != text:
+                raise TrainingError(
+                    f"The label {name!r} has the values {' and '.join(told_apart(other, text))}, which differ only by blanks or Unicode "
+                    "form, but would be different classes. Correct them in the source."
+                )
     if task == "binary" and distinct > 2:
         raise SpecError(
             f"The label {name!r} has {distinct} different values, so the ML task is not binary. Omit `task`, or "

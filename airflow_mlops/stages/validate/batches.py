@@ -24,6 +24,7 @@ import pyarrow as pa
 from airflow_mlops.data.frames import ColumnFacts, as_frame
 from airflow_mlops.stages.validate import duplicates, sent_expectations
 from airflow_mlops.stages.validate.checkpoint import Session
+from airflow_mlops.stages.validate.frequencies import count_all, values_of
 from airflow_mlops.stages.validate.merged import Merged
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
@@ -97,7 +98,7 @@ def run_in_batches(
             if (number := position(result)) in sent:
                 merged[number].follow(result)
             elif number in merged:
-                merged[number].add(result, first)
+                merged[number].add(result, frame, first)
         if not here:
             break
     assert found is not None
@@ -110,7 +111,9 @@ def run_in_batches(
             one = _repeated(expectation, rows, facts, session)
             done[number], failing[number] = one.result(), one.rows
             continue
-        (done[number],) = session.check([expectation], _needed(expectation, rows, facts))
+        needed = _needed(expectation, rows, facts)
+        (done[number],) = session.check([expectation], needed)
+        count_all(done[number], needed)
         failing[number] = unexpected_rows(done[number])
     order = [position(result) for result in found.results]
     found.results = [_without_position(done[number]) for number in order]
@@ -162,20 +165,12 @@ def _check_parts(
     columns = [columns_of(expectations[number]) for number in numbers]
     found = divided.check([sent[number] for number in numbers], columns, facts)
     for number, parts in zip(numbers, found, strict=True):
-        values = _values(expectations[number], frame_of(pa.concat_tables([part.sample for part in parts]), facts))
+        samples = frame_of(pa.concat_tables([part.sample for part in parts]), facts)
+        values = values_of(expectations[number].configuration.kwargs, samples)
         end = 0
         for part, first_row in zip(parts, divided.firsts, strict=True):
             begin, end = end, end + part.sample.num_rows
             merged[number].add_part(part, values[begin:end], first_row)
-
-
-def _values(expectation: Any, frame: pd.DataFrame) -> list[Any]:
-    """Return the values of all rows in the form in which Great Expectations returns unexpected values."""
-    if hasattr(expectation, "column_list"):
-        return frame[expectation.column_list].to_dict("records")
-    if hasattr(expectation, "column_A"):
-        return list(zip(frame[expectation.column_A].values, frame[expectation.column_B].values, strict=True))
-    return list(frame[expectation.column])
 
 
 def _is_about_repeated(expectation: Any, rows: Rows) -> bool:
@@ -201,7 +196,7 @@ def _repeated(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts], sessi
     frame.index = pd.Index(numbers)
     merged = Merged()
     (result,) = session.check([expectation], frame)
-    merged.add(result, 0)
+    merged.add(result, frame, 0)
     merged.add_expected(rows.count - len(numbers), missing)
     return merged
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
+from airflow_mlops.core.isolation import without
 from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.validate.frequencies import count_all
 from airflow_mlops.stages.validate.pages import index_page, self_contained
 from airflow_mlops.stages.validate.spec import ExpectationOutcome
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
@@ -35,7 +38,7 @@ _VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "
 
 
 def quiet_great_expectations() -> None:
-    """Disable the usage analytics of Great Expectations, and the log messages that do not help users."""
+    """Import Great Expectations without its usage analytics, and disable the log messages that do not help users."""
     # Importing Great Expectations logs about a hundred lines on registered functions.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     # Data Docs leave a table cell empty if its renderer fails, and log the traceback.
@@ -43,6 +46,9 @@ def quiet_great_expectations() -> None:
     # The error of a query becomes the error of the task.
     logging.getLogger("great_expectations.execution_engine").setLevel(logging.CRITICAL)
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    # Great Expectations imports them if they are installed, for data sources and stores that are not used here.
+    with without("azure", "pyspark"):
+        importlib.import_module("great_expectations")
 
 
 class Session:
@@ -65,23 +71,29 @@ class Session:
         result_format: str = "COMPLETE",
     ) -> None:
         import great_expectations as gx
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
 
         _make_quantiles_storable()
         self._name, self._suite_name = name, suite.name
-        self._context = gx.get_context(mode="ephemeral")
-        self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-        for default_site in list(self._context.get_site_names()):
-            self._context.delete_data_docs_site(default_site)
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
         index = {"class_name": "DefaultSiteIndexBuilder"}
-        config: Any = {
+        config = {
             "class_name": "SiteBuilder",
             "store_backend": store,
             "site_index_builder": index,
             "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
         }
-        self._context.add_data_docs_site("docs", config)
+        # Great Expectations converts its configuration to YAML after each change, so it is complete from the start.
+        project = DataContextConfig(
+            data_docs_sites={"docs": config},
+            progress_bars=ProgressBarsConfig(globally=False, metric_calculations=False),
+            store_backend_defaults=InMemoryStoreBackendDefaults(),
+        )
+        self._context = gx.get_context(project_config=project, mode="ephemeral")
         self._batch = (add_batch or _add_dataframe)(self._context, name)
         self._format = {"result_format": result_format}
         self._suite = self._context.suites.add(suite)
@@ -126,8 +138,12 @@ class Session:
         # Data Docs show this name as the name of the data. Great Expectations does not set it for DataFrames.
         batch_spec = results.meta.get("batch_spec") or {}
         results.meta["batch_spec"] = BatchSpec({**batch_spec, "data_asset_name": self._name})
-        self._context.validation_results_store.set(identifier, results)
-        self._context.build_data_docs()
+        # With a list of rows, Great Expectations would need a list of all values to show any, and would count those.
+        shown = copy(results)
+        shown.results = [_without_rows(result) for result in results.results]
+        self._context.validation_results_store.set(identifier, shown)
+        # The index page is replaced by one of our own.
+        self._context.build_data_docs(build_index=False)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -137,6 +153,12 @@ class Session:
             raise ValidationError(
                 f"Suite {self._suite_name!r} could not be run on {self._name!r}: {one_line(error)}. Correct the suite."
             ) from error
+
+
+def _without_rows(result: ExpectationValidationResult) -> ExpectationValidationResult:
+    shown = copy(result)
+    shown.result = {key: value for key, value in result.result.items() if key != "unexpected_index_list"}
+    return shown
 
 
 def _add_dataframe(context: Any, name: str) -> Any:
@@ -154,7 +176,10 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
     session = Session(with_time_bounds(suite, table), name, site)
-    identifier, found = session.run(as_frame(with_timestamps(table)))
+    frame = as_frame(with_timestamps(table))
+    identifier, found = session.run(frame)
+    for result in found.results:
+        count_all(result, frame)
     session.write_data_docs(identifier, found)
     return found
 
@@ -199,8 +224,7 @@ def publish_data_docs(site: Path, store: ArtifactStore, name: str, identity: str
         key = file.relative_to(site).as_posix()
         results = key if key.startswith("validations/") else results
         suites = key if key.startswith("expectations/") else suites
-        if key != _INDEX:
-            store.write_bytes(f"{folder}/{key}", self_contained(file.read_text("utf-8")).encode())
+        store.write_bytes(f"{folder}/{key}", self_contained(file.read_text("utf-8")).encode())
     links = [("Validation results", results), ("Expectations of the suite", suites)]
     index = index_page(f"Data Docs of {name}", [(text, key) for text, key in links if key])
     store.write_bytes(f"{folder}/{_INDEX}", index.encode())

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.stages.validate import checkpoint
-from airflow_mlops.stages.validate.merged import MOST_DISTINCT, SHOWN, countable, counts_of
+from airflow_mlops.stages.validate.frequencies import SHOWN, countable, unexpected_values
+from airflow_mlops.stages.validate.merged import MOST_DISTINCT, counts_of
 from airflow_mlops.stages.validate.parts import Part
 
 if TYPE_CHECKING:
+    import pandas as pd
     from great_expectations.core import ExpectationValidationResult
     from numpy.typing import NDArray
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class Collector:
     """Collects the results of one expectation for the batches of a part.
 
-    If there are more than 100,000 distinct unexpected values, rare values are dropped, as in :class:`~.merged.Merged`.
+    If there are more than 1,000 distinct unexpected values, rare values are dropped, as in :class:`~.merged.Merged`.
 
     :param columns: the columns of the expectation, without rows
     """
@@ -36,10 +38,11 @@ class Collector:
         # The number of rows of each distinct value, in the order of the rows in `_distinct`.
         self._repeats: dict[Any, int] | None = {}
 
-    def add(self, result: ExpectationValidationResult, table: pa.Table, first_row: int) -> None:
+    def add(self, result: ExpectationValidationResult, table: pa.Table, frame: pd.DataFrame, first_row: int) -> None:
         """Add the result for a batch.
 
         :param table: the rows of the batch
+        :param frame: the same rows, as Great Expectations has validated them
         :param first_row: number of rows in earlier batches of the part
         """
         details = result.result
@@ -55,7 +58,7 @@ class Collector:
         if self._repeats is None:
             return
         try:
-            self._count(rows, details.get("unexpected_list") or [], table)
+            self._count(rows, unexpected_values(result, frame), table)
         except TypeError:
             # The values are lists or structs, which cannot be counted.
             self._repeats, self._distinct = None, [self._columns]
@@ -63,7 +66,7 @@ class Collector:
     def _count(self, rows: NDArray[np.int64], values: Sequence[Any], table: pa.Table) -> None:
         assert self._repeats is not None
         new = []
-        # Great Expectations returns only the first 200 unexpected values of a batch.
+        # There may be only the first values, see unexpected_values().
         for row, value in zip(rows.tolist(), map(countable, values), strict=False):
             if value in self._repeats:
                 self._repeats[value] += 1

@@ -9,26 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from airflow_mlops.stages.validate.frequencies import SHOWN, countable, most_frequent, unexpected_values
+
 if TYPE_CHECKING:
+    import pandas as pd
     from great_expectations.core import ExpectationValidationResult
     from numpy.typing import NDArray
 
     from airflow_mlops.stages.validate.parts import Part
 
-# Number of unexpected values that Great Expectations shows in its pages.
-SHOWN = 20
-MOST_DISTINCT = 100_000
+MOST_DISTINCT = 1_000
 
 
 def counts_of(result: ExpectationValidationResult) -> dict[str, int]:
     """Return the numbers of rows in a result that are summed over batches, by their names."""
     names = ("element_count", "unexpected_count", "missing_count")
     return {name: int(result.result[name]) for name in names if result.result.get(name) is not None}
-
-
-def countable(value: Any) -> Any:
-    """Return an unexpected value in a form that can be counted: the values of several columns as a tuple."""
-    return tuple(value.values()) if isinstance(value, dict) else value
 
 
 def is_met(counts: Mapping[str, int], mostly: float) -> bool:
@@ -44,9 +40,10 @@ def is_met(counts: Mapping[str, int], mostly: float) -> bool:
 class Merged:
     """The result of one expectation for the batches so far.
 
-    Great Expectations keeps all unexpected values and their rows. This class keeps the row numbers in an array. It
-    keeps the first 20 unexpected values and the frequencies of all, because the Data Docs show nothing else. If there
-    are more than 100,000 distinct unexpected values, rare values are dropped, so the frequencies may be too low.
+    Great Expectations keeps all unexpected rows as a list. This class keeps their numbers in an array. It keeps the first
+    20 unexpected values and the frequencies of all, because the Data Docs show nothing else. If there are more than 1,000
+    distinct unexpected values, rare values are dropped. The Data Docs then show no frequencies, because the sum of those
+    that are left is not the number of unexpected rows.
     """
 
     def __init__(self) -> None:
@@ -57,9 +54,10 @@ class Merged:
         self._values: list[Any] = []
         self._frequencies: Counter[Any] | None = Counter()
 
-    def add(self, result: ExpectationValidationResult, first_row: int) -> None:
+    def add(self, result: ExpectationValidationResult, frame: pd.DataFrame, first_row: int) -> None:
         """Add the result for a batch.
 
+        :param frame: the rows of the batch
         :param first_row: number of rows in earlier batches
         """
         self._last = result
@@ -71,7 +69,7 @@ class Merged:
         rows = np.array(details["unexpected_index_list"] or [], np.int64)
         self._rows.append(rows + first_row)
         self._counts.update(counts_of(result))
-        values = details.get("unexpected_list") or []
+        values = unexpected_values(result, frame)
         self._values += values[: SHOWN - len(self._values)]
         if self._frequencies is not None:
             try:
@@ -147,13 +145,8 @@ class Merged:
             merged |= {"missing_count": missing, "missing_percent": missing / elements * 100 if elements else None}
             merged |= {"unexpected_percent_total": share, "unexpected_percent_nonmissing": of_considered}
         first = self.rows[:SHOWN].tolist()
-        try:
-            if self._frequencies is not None:
-                common = sorted(self._frequencies.most_common(SHOWN), key=lambda item: (-item[1], item[0]))
-                merged["partial_unexpected_counts"] = [{"value": value, "count": count} for value, count in common]
-        except TypeError:
-            # The values cannot be sorted. Great Expectations leaves them out, too.
-            pass
+        if self._frequencies is not None:
+            merged["partial_unexpected_counts"] = most_frequent(self._frequencies)
         # outcome() treats a result with this list as the result of an expectation about rows.
         merged |= {"partial_unexpected_index_list": first, "unexpected_index_list": first}
         found.result = merged

@@ -59,8 +59,9 @@ def check(
     with tempfile.TemporaryDirectory() as site:
         session = checkpoint.Session(ExpectationSuite(name="suite"), "rows", Path(site))
         for first, table in rows.batches(part, parts):
-            for result in session.check(restored, frame_of(table, known)):
-                found[position(result)].add(result, table, first)
+            frame = frame_of(table, known)
+            for result in session.check(restored, frame):
+                found[position(result)].add(result, table, frame, first)
     return [collector.part() for collector in found]
 
 

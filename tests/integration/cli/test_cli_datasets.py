@@ -82,3 +82,21 @@ def test_mistakes_are_errors(airflow, store, words, says):  # noqa: F811
     with pytest.raises(SystemExit, match=says):
         airflow("datasets", *words)
     assert len(select(store, JANUARY)) == 1
+
+
+def test_a_server_whose_spool_is_lost_is_reported_once(airflow, store, capsys):  # noqa: F811
+    key = "online-servers/m/aa.json"
+    record = {"where": "host:/spool", "since": "2026-03-01T05:00:00Z", "until": "2026-03-01T05:00:00Z"}
+    store.write_json(key, record)
+    airflow("servers", "m", "--output", "json")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["server"], row["machine_and_spool"], row["state"]) == ("aa", "host:/spool", "open")
+    with pytest.raises(SystemExit) as ended:
+        airflow("servers", "m", "--lost", "bb")
+    assert "--lost: model 'm'" in str(ended.value.code)
+    airflow("servers", "m", "--lost", "aa")
+    found = store.read_json(key)
+    assert found["ended"]
+    assert found["incomplete"]
+    with pytest.raises(SystemExit):
+        airflow("servers", "m", "--lost", "aa")

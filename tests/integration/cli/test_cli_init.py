@@ -104,6 +104,11 @@ def test_a_table_is_read_by_window(init, shop, tmp_path, monkeypatch):
     init("orders", *said, "--table", "orders")
     sql = "SELECT * FROM orders WHERE at >= :start AND at < :end ORDER BY order_id"
     assert dags(tmp_path / "orders")["orders_ingest"].get_task("ingest").sql == sql
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("""CREATE TABLE "order's ""items"".v2" AS SELECT * FROM orders""")
+    init("items", *said, "--table", """main."order's ""items"".v2" """.strip())
+    sql = sql.replace("FROM orders", """FROM main."order's ""items"".v2" """.strip())
+    assert dags(tmp_path / "items")["items_ingest"].get_task("ingest").sql == sql
     with pytest.raises(SystemExit, match="0 of 400 rows"):
         init("odd", *said, "--table", "odd")
     # In UTC, a row of the first day of a month is in the month before. A text comparison finds it in its own month.

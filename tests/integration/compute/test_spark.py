@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -46,6 +47,7 @@ from airflow_mlops.stages.validate.spec import ValidateSpec
 from tests.integration.conftest import free_port
 from tests.support.deployed import flights, promote, scoring_set, write
 from tests.support.feature_repo import FEATURE_STORE, PLACES
+from tests.support.object_stores import S3Server
 
 pytestmark = [
     pytest.mark.slow,
@@ -184,6 +186,35 @@ def part(store, arguments, number):
     # The executors run the package version of this process, not the version that is installed on their machine.
     assert all(".zip/airflow_mlops/" in file for file, _ in found)
     assert [secret for _, secret in found] == [SECRET, SECRET]
+
+
+def test_executors_read_and_write_a_store_in_s3(cluster, client, tmp_path, monkeypatch):
+    server = S3Server()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.options["client_kwargs"]["endpoint_url"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", server.options["client_kwargs"]["region_name"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    try:
+        store = ArtifactStore(server.url)
+        model = promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}").model
+        spec = ScoreSpec(model=model, dataset=scoring_set(store, flights(ROWS), "2013-04"))
+        executors, meter = cluster.executors(store), Meter(store)
+        found = score.run(spec, StepContext(store, meter=meter, executors=executors))
+        arguments = " ".join(
+            word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()
+        )
+        settings = str(cluster.session.sparkContext.getConf().getAll())
+        executors.close()
+        there = open_dataset(store, found.dataset)
+        here = open_dataset(store, score.run(spec, StepContext(store)).dataset)
+        tables = [dataset.table().drop_columns(["scored_at", "latency_ms"]) for dataset in (there, here)]
+        assert tables[0].equals(tables[1])
+    finally:
+        server.stop()
+    # Executors have written all rows, and read the rows and the model.
+    assert len(there.manifest.files) == 8
+    assert sum(file.bytes for file in there.manifest.files) < meter.usage().written_bytes
+    assert SECRET not in arguments
+    assert SECRET not in settings
 
 
 class LosingExecutors:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import requests
@@ -345,6 +346,37 @@ def test_looked_up_features_equal_the_join_for_the_time_of_the_answer(compare, s
     old = {key for key, row in newest.items() if row["at"] < NOW - timedelta(days=91) and row["count"] is not None}
     asked = [(row["place"], row["number"]) for row in logged(served, "compared")]
     assert len(old & set(asked)) > 3
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import CompareFeaturesOperator
+
+with DAG("compare_{model}", default_args={{"model": "{model}", "dataset": {{"name": "{{{{ dag_run.conf['name'] }}}}"}}}}):
+    CompareFeaturesOperator(task_id="same", repo="{same}") >> CompareFeaturesOperator(
+        task_id="stale", repo="{stale}", min_equal="{{{{ 1 - 0.01 }}}}", retries=3
+    )
+"""
+
+
+def test_a_dag_compares_the_features_and_fails_without_a_retry_if_they_differ(
+    compare, served, repo, copied, run_dag, mlflow_connection, monkeypatch
+):
+    monkeypatch.setenv("AIRFLOW__MLOPS__ARTIFACTS", (served.folder / "store").as_uri())
+    source = pq.read_table(copied / "rows.parquet")
+    later = source.set_column(source.schema.get_field_index("count"), "count", pc.add(source["count"], 1))
+    pq.write_table(later, copied / "rows.parquet")
+    model, name = served.model, f"{served.model}_predictions"
+    store = ArtifactStore((served.folder / "store").as_uri())
+    before = {manifest.id for manifest in read_manifests(store, f"{model}_feature_differences")}
+    done = run_dag(DAG.format(model=model, same=repo, stale=copied), {"name": name})
+    assert done.states() == {"same": "success", "stale": "failed"}
+    found, expected = done.xcom("same"), compare(repo).result
+    assert (found["equal"], found["compared"], found["features"]) == (1.0, expected.compared, expected.features)
+    assert found["differences"]["id"] == expected.differences.id
+    # The task that failed has written its differences.
+    written = [item for item in read_manifests(store, f"{model}_feature_differences") if item.id not in before]
+    assert len([manifest for manifest in written if manifest.rows]) == 1
 
 
 def test_a_stale_online_store_is_found_and_each_unequal_row_is_named(compare, served, copied):

@@ -128,7 +128,8 @@ def test_tensors_as_json_and_as_bytes_give_the_same(server, expected):
     ],
 )
 def test_unknown_inputs_unknown_outputs_and_invalid_ids_are_refused(server, change, status):
-    inputs = [{"name": name, "datatype": "BYTES", "shape": [4], "data": values} for name, values in TABLE.items()]
+    kinds = {"carrier": "BYTES", "distance": "FP64", "hour": "INT64"}
+    inputs = [{"name": name, "datatype": kinds[name], "shape": [4], "data": values} for name, values in TABLE.items()]
     answer = requests.post(server.infer, json={"inputs": inputs, **change}, timeout=20)
     assert answer.status_code == status, answer.text
     assert status == 200 or answer.json()["error"]

@@ -21,7 +21,7 @@ from airflow_mlops.serving.layout import online_folder
 from airflow_mlops.serving.log.merge import merge
 from tests.integration.conftest import free_port
 from tests.support.deployed import Champions
-from tests.support.endpoint import Load, answering, children
+from tests.support.endpoint import Load, answering, await_status, children, started
 from tests.support.gate import Gate
 from tests.support.object_stores import S3Server, configured
 
@@ -45,7 +45,7 @@ def services(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
         address, options = f"http://127.0.0.1:{gate.port}", json.dumps(objects.options)
         with answering(command, port, champions.model, address, FSSPEC_S3=options) as server:
             yield SimpleNamespace(
-                server=server, objects=objects, gate=gate, mlflow=mlflow, store=store, champions=champions,
+                command=command, address=address, options=options, server=server, objects=objects, gate=gate, mlflow=mlflow, store=store, champions=champions,
                 spool=folder / "spool",
             )  # fmt: skip
     gate.close()
@@ -130,6 +130,30 @@ def test_a_champion_is_loaded_by_a_process_that_waits_for_a_stopped_mlflow(servi
             os.killpg(services.mlflow.pid, signal.SIGCONT)
         until(lambda: version(server) == wanted, server)
     assert (load.refused, len(load.answered)) == ([], len(load.sent))
+
+
+def test_a_second_server_does_not_guess_the_champion_from_the_files_on_the_disk(services):
+    """Only MLflow knows whether the version that this machine has downloaded is still the champion."""
+    port = free_port()
+    command = [*services.command, "--port", str(port), "--spool", f"{services.spool}-2"]
+    services.gate.close()
+    services.objects.stop()
+    with started(command, port, services.champions.model, services.address, FSSPEC_S3=services.options) as second:
+        await_status(second, "live")
+
+        def says(words: str) -> bool:
+            answer = requests.get(f"{second.url}/v2/health/ready", timeout=20)
+            assert answer.status_code == 503
+            return words in answer.json()["error"]
+
+        until(lambda: says(services.address), services.server)
+        assert requests.post(second.predict, json={"rows": [ROW]}, timeout=20).status_code == 503
+        services.gate.open()
+        until(lambda: says(services.store.url), services.server)
+        services.objects.start()
+        await_status(second, "ready")
+        assert version(second) == version(services.server)
+    assert "Traceback" not in "".join(second.lines), second.lines
 
 
 def version(server: SimpleNamespace) -> int:

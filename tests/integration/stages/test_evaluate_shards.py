@@ -358,6 +358,10 @@ def test_logged_predictions_and_runs_without_airflow_have_no_shards(store, datas
         EvaluateSpec.model_validate(live)
     with pytest.raises(SpecError, match="has shards="):
         EvaluateOperator(task_id="evaluate", **live)
+    # A mapped task is refused when the DAG file is parsed, too.
+    del live["shard"]
+    with pytest.raises(SpecError, match="Task 'evaluate' has shards="):
+        EvaluateOperator.partial(task_id="evaluate", **live)
     spec = EvaluateSpec(candidates=[make(dataset, GOOD)], shard=0, shards=2)
     with pytest.raises(SpecError, match="mapped tasks of a DAG run"):
         step.run(spec, StepContext(store))
@@ -366,19 +370,21 @@ def test_logged_predictions_and_runs_without_airflow_have_no_shards(store, datas
 
 
 DAG = """
+import sys
 from airflow.sdk import DAG, Asset
+from airflow_mlops.compute import Process
 from airflow_mlops.operators import EvaluateOperator, PromoteOperator
 
 with DAG("evaluate_shards_{model}"):
     verdict = EvaluateOperator.partial(
-        task_id="evaluate", candidates=[{{"model": "{model}", "version": {version}}}], shards=2,
+        task_id="evaluate", run_on=Process(python=sys.executable), candidates=[{{"model": "{model}", "version": {version}}}], shards=2,
         outlets=[Asset("mlops://{model}/verdict")],
     ).expand(shard=[0, 1])
     PromoteOperator(task_id="promote", verdict=verdict.output)
 """
 
 
-def test_a_mapped_task_passes_on_one_verdict_and_sends_one_event(client, run_dag, make):
+def test_a_mapped_task_in_other_processes_passes_on_one_verdict_and_sends_one_event(client, run_dag, make):
     from airflow.models.asset import AssetEvent, AssetModel
     from airflow.utils.session import create_session
     from sqlalchemy import func, select
@@ -386,20 +392,21 @@ def test_a_mapped_task_passes_on_one_verdict_and_sends_one_event(client, run_dag
     from airflow_mlops.settings import default_store
 
     store = ArtifactStore(default_store())
-    dataset = training_set(store, parts=["test"])
+    # A batch of another process has 65,536 rows, so both shards have rows.
+    dataset = training_set(store, parts=["test"], test=held_out(rows=66_000))
     good = make(dataset, GOOD)
     done = run_dag(DAG.format(model=good.model, version=good.version))
     assert set(done.states().values()) == {"success"}
     results = [done.xcom("evaluate", map_index=number) for number in range(2)]
     (result,) = [found for found in results if found["verdict"]]
     assert done.xcom("promote")["champion"] == result["verdict"]["winner"] == good.model_dump()
-    assert [found["usage"]["rows"] for found in results] == [540, 460]
+    assert [found["usage"]["rows"] for found in results] == [65_536, 464]
     with create_session() as session:
         events = select(func.count()).select_from(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
         assert session.scalar(events.where(AssetModel.uri == f"mlops://{good.model}/verdict")) == 1
     # The record of the version has what both shards used.
     usage = by_step(client.get_run(good.run_id).data.tags)["evaluate"]
-    assert usage.rows == 1_000
+    assert usage.rows == 66_000
     for name in ("seconds", "cpu_seconds"):
         parts = [found["usage"][name] for found in results]
         assert max(parts) < getattr(usage, name) <= sum(parts) + 0.01

@@ -8,16 +8,22 @@ from datetime import datetime, timedelta, timezone
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.feature_freshness.spec import FeatureFreshnessSpec
 from airflow_mlops.stages.feature_freshness.step import covered, look
+from airflow_mlops.stages.materialize_features.spec import MaterializeFeaturesSpec
+from airflow_mlops.stages.materialize_features.step import run
 from airflow_mlops.triggers.sensing import FeatureFreshnessTrigger
+from tests.support import redis
 from tests.support.feature_repo import FEATURE_STORE, PLACES
 
 
@@ -80,6 +86,109 @@ def test_a_window_is_fresh_when_every_view_has_all_of_it(repo, caplog):
     materialize(repo, now - timedelta(hours=3), now - timedelta(hours=2))
     assert check(repo, max_age="1h") is None
     assert check(repo, max_age="3h").materialized_until["first"] == now - timedelta(hours=2)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with redis.server() as found:
+        yield found
+
+
+def in_redis(repo, server):
+    """The repository with its online store in Redis, which is empty."""
+    settings = {"type": "redis", "connection_string": server.address}
+    (repo / "feature_store.yaml").write_text(
+        yaml.safe_dump({**yaml.safe_load(FEATURE_STORE), "online_store": settings})
+    )
+    flush(server)
+
+
+def flush(server):
+    from redis import Redis
+
+    with Redis.from_url(f"redis://:s3cret@{server.address.partition(',')[0]}") as client:
+        client.flushall()
+
+
+def table(rows):
+    schema = pa.schema([("place", pa.string()), ("at", pa.timestamp("us", "UTC")), ("value", pa.int64())])
+    return pa.table(list(zip(*rows, strict=True)), schema=schema)
+
+
+def materialize_again(repo, tmp_path, window="2013-04", key="results/again.json", **options):
+    store, said = ArtifactStore(f"file://{tmp_path}/store"), []
+
+    class Context(StepContext):
+        def progress(self, message):
+            said.append(message)
+
+    spec = parse(MaterializeFeaturesSpec, {"repo": str(repo), "window": window, **options}, "The step")
+    run(spec, Context(store=store, key=key))
+    return "\n".join(said)
+
+
+def test_features_that_the_online_store_has_lost_are_not_fresh(repo, server, tmp_path, caplog):
+    caplog.set_level("INFO", "airflow_mlops.stages")
+    in_redis(repo, server)
+    rows = [(f"P{number}", datetime(2013, 4, 2 + number % 9), number) for number in range(40)]
+    pq.write_table(table(rows), repo / "places.parquet")
+    assert "lacks" not in materialize_again(repo, tmp_path, key="results/first.json")
+    assert check(repo, window="2013-04").project == "small"
+    flush(server)
+    assert check(repo, window="2013-04") is None
+    assert "the online store lacks 20 of 20 keys of 'first'" in caplog.text
+    # A later window has none of the rows.
+    assert "lacks 20 of 20 keys of 'second'" in materialize_again(repo, tmp_path, "2013-05")
+    assert check(repo, window="2013-04..2013-05") is not None
+    found = feast_repo.open_store(str(repo)).get_online_features(["first:value"], [{"place": "P7"}]).to_dict()
+    assert found["value"] == [7]
+    # Rows that came late, after their window was materialized, are not a loss.
+    late = [(f"P{number}", datetime(2013, 4, 3), number) for number in range(40, 60)]
+    pq.write_table(table([*rows, *late]), repo / "places.parquet")
+    assert check(repo, window="2013-04..2013-05") is not None
+    # Rows that the store itself deletes after some time are not a loss.
+    settings = yaml.safe_load((repo / "feature_store.yaml").read_text())
+    settings["online_store"]["key_ttl_seconds"] = 3600
+    flush(server)
+    (repo / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+    assert check(repo, window="2013-04..2013-05") is not None
+
+
+def test_a_retry_fills_what_a_failed_refill_left_out(repo, server, tmp_path, monkeypatch):
+    in_redis(repo, server)
+    materialize_again(repo, tmp_path, key="results/first.json")
+    flush(server)
+    kind = type(feast_repo.open_store(str(repo)))
+    written = kind.materialize
+
+    def half(self, start, end, feature_views=None, **options):
+        written(self, start, end, feature_views=["first"])
+        raise ConnectionError("The server was restarted.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(kind, "materialize", half)
+        with pytest.raises(MaterializationError):
+            materialize_again(repo, tmp_path, "2013-05", feature_views=["first"])
+    # The store has the only row, but the task does not know whether it has all of them.
+    assert "has lost rows of 'first'" in materialize_again(repo, tmp_path, "2013-05", feature_views=["first"])
+
+
+def test_an_online_store_that_cannot_be_read_is_an_error(repo, server, tmp_path):
+    in_redis(repo, server)
+    materialize_again(repo, tmp_path)
+    text = (repo / "feature_store.yaml").read_text()
+    (repo / "feature_store.yaml").write_text(text.replace("s3cret", "other"))
+    with pytest.raises(FeatureStoreError, match="online store of Feast project 'small' cannot be read"):
+        check(repo, window="2013-04")
+
+
+def test_a_deleted_sqlite_file_is_noticed(repo, caplog):
+    caplog.set_level("INFO", "airflow_mlops.stages")
+    materialize(repo, *april(1, 30))
+    assert check(repo, window="2013-04") is not None
+    (repo / "online.db").unlink()
+    assert check(repo, window="2013-04") is None
+    assert "the online store has no row of 'first'" in caplog.text
 
 
 def test_the_trigger_checks_in_separate_processes(repo, tmp_path):

@@ -22,10 +22,10 @@ from tests.support.deployed import write
 LATE = {"name": "late", "expression": "arr_delay > 15"}
 
 
-def predictions(store, window: str | None = "2013-04", **columns):
+def predictions(store, window: str | None = "2013-04", name: str = "predictions", **columns):
     rows = len(next(iter(columns.values())))
-    data = pa.table({**columns, "score": [0.5] * rows})
-    return write(store, "predictions", data, window, {"model": "delays", "model_version": 3})
+    data = pa.table({**columns, "score": pa.array([0.5] * rows, pa.float64())})
+    return write(store, name, data, window, {"model": "delays", "model_version": 3})
 
 
 def labels(store, window: str | None = "2013-04", **columns):
@@ -60,6 +60,19 @@ def test_each_prediction_has_its_label_or_null(store):
     assert (details["label"], details["coverage"], details["model_version"]) == ("late", 0.5, 3)
 
 
+def test_labels_are_joined_only_to_predictions(store):
+    known = labels(store, flight=[1], arr_delay=[20.0])
+    # A dataset of scores, such as credit scores, which no model of this package has predicted.
+    scored = write(store, "scores", pa.table({"flight": [1], "score": [710]}), "2013-04", {"keys": ["flight"]})
+    # The rows that an evaluation has compared name their model.
+    compared = write(store, "delays_evidence", pa.table({"flight": [1]}), "2013-04", {"model": "delays"})
+    for rows in (known, scored, compared):
+        with pytest.raises(SchemaError, match=f"'{rows.name}' has no predictions"):
+            join(store, rows, known)
+    with pytest.raises(SchemaError, match="'scores' has no predictions"):
+        join(store, [predictions(store, flight=[1]), scored], known)
+
+
 def test_later_labels_make_a_new_current_dataset_of_the_window(store):
     made = predictions(store, flight=[1, 2])
     first = join(store, made, labels(store, flight=[1], arr_delay=[20.0]))
@@ -84,7 +97,8 @@ def test_the_join_equals_a_dictionary_lookup_for_each_prediction_in_order(store,
         "c": pa.array([key[1] for key in known], pa.string()).dictionary_encode(),
         "arr_delay": pa.array(list(known.values()), pa.float64()),
     })  # fmt: skip
-    result = join(store, write(store, "p", left, "2013-04"), write(store, "l", right, "2013-04"), on=["f", "c"])
+    made = predictions(store, **{name: left[name] for name in left.column_names})
+    result = join(store, made, write(store, "l", right, "2013-04"), on=["f", "c"])
     expected = [None if known.get(key) is None else known[key] > 15 for key in keys]
     assert joined(store, result)["label"] == expected
     assert result.labelled == sum(label is not None for label in expected)
@@ -150,7 +164,7 @@ def test_a_version_without_an_order_is_refused(store):
 
 @pytest.mark.parametrize("key", ["flight no.", ".flight", "[flight]", "class", "__label_row__"])
 def test_a_key_may_have_any_name(key, store):
-    made = write(store, "p", pa.table({key: [1, 2], "flight": [2, 1]}), "2013-04")
+    made = predictions(store, **{key: [1, 2], "flight": [2, 1]})
     known = write(store, "l", pa.table({key: [2, 2], "arr_delay": [20.0, 20.0], "flight": [1, 1]}), "2013-04")
     assert joined(store, join(store, made, known, on=[key]))["label"] == [None, True]
     twice = write(store, "l", pa.table({key: [2, 2], "arr_delay": [20.0, 2.0]}), "2013-04")
@@ -237,10 +251,10 @@ def test_a_key_may_be_named_twice(store):
 
 
 def test_an_empty_dataset_of_predictions_is_joined_to_an_empty_dataset(store):
-    made = write(store, "p", pa.table({"flight": pa.array([], pa.int64())}), "2013-04")
+    made = predictions(store, flight=pa.array([], pa.int64()))
     result = join(store, made, labels(store, flight=[1], arr_delay=[20.0]))
     assert (result.rows, result.coverage) == (0, None)
-    assert joined(store, result) == {"flight": [], "label": []}
+    assert joined(store, result) == {"flight": [], "score": [], "label": []}
 
 
 def test_errors_name_the_dataset_and_the_column(store):
@@ -278,7 +292,7 @@ def test_a_task_joins_labels_or_is_skipped_without_predictions(month, state, run
     from airflow_mlops.settings import default_store
 
     store = ArtifactStore(default_store())
-    write(store, "joined_predictions", pa.table({"flight": [1, 2]}), "2013-04")
+    predictions(store, name="joined_predictions", flight=[1, 2])
     write(store, "joined_flights", pa.table({"flight": [1], "arr_delay": [20.0]}), "2013-06")
     run = run_dag(DAG.format(month=month))
     assert run.states() == {"join_labels": state}

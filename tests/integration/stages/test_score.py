@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, SchemaError
+from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, SchemaError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
@@ -59,6 +59,13 @@ def test_predictions_contain_keys_features_version_time_and_latency(store, champ
         ["flight"],
         list(FEATURES),
     )
+
+
+def test_predictions_are_not_recorded_for_another_window_than_that_of_their_rows(store, champion):
+    dataset = scoring_set(store, flights(10), "2013-04")
+    with pytest.raises(SpecError, match="are of 2013-04"):
+        do(store, champion, dataset, window="2013-05")
+    assert do(store, champion, dataset, window="2013-04-01/P1M").dataset.rows == 10
 
 
 def test_batches_keep_the_order_of_rows_and_missing_values_are_scored(store, champion, monkeypatch):

@@ -205,9 +205,9 @@ def test_shadow_predictions_have_their_own_entry(world):
 
 
 def test_a_task_that_would_replace_the_predictions_of_another_one_fails_with_the_cache_too(world):
-    world.fill(flights(10, seed=2), "2013-04-01")
+    write(world.store, f"{world.model}_part", flights(10, seed=2))
     whole = {"dataset": {"name": world.model, "window": WINDOW}}
-    part = {"dataset": {"name": world.model, "window": "2013-04-01"}, "window": WINDOW}
+    part = {"dataset": {"name": f"{world.model}_part"}, "window": WINDOW}
     world.score("one", **whole)
     world.score("two", **part)
     world.score("three", **whole)

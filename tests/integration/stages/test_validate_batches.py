@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -118,13 +120,53 @@ def test_batches_have_the_results_of_the_whole_table(context, tmp_path):
         assert mine.success == theirs.success, config
         assert rows.tolist() == unexpected_rows(theirs).tolist(), config
         lists = {"unexpected_list", "unexpected_index_list", "unexpected_index_query"}
-        results = ({key: value for key, value in item.result.items() if key not in lists} for item in (mine, theirs))
-        assert str(next(results)) == str(next(results)), config
+        results = [
+            str(sorted((key, value) for key, value in item.result.items() if key not in lists))
+            for item in (mine, theirs)
+        ]
+        assert results[0] == results[1], config
         assert ("unexpected_index_list" in mine.result) == ("unexpected_index_list" in theirs.result)
     pages = [next(site.glob("validations/**/*.html")).read_text() for site in sites]
     assert "expect" in pages[1] or "must" in pages[1]
     assert pages[1].count("failed-icon") == pages[0].count("failed-icon")
     assert all("Data asset: rows<" in page for page in pages)
+
+
+@pytest.mark.parametrize("batch_rows", [2_000, 400])
+def test_data_docs_count_all_unexpected_values_and_give_no_counts_of_a_sample(batch_rows, context, tmp_path):
+    """Great Expectations itself counts 200 of them in each batch."""
+    rows = 1_000
+    data = pa.table({
+        "few": pa.array([None if n % 2 else n % 8 / 2 for n in range(rows)], pa.float64()),
+        "many": [f"v{n % 50}" for n in range(rows)],
+        "other": ["v1"] * rows,
+    })  # fmt: skip
+    expectations = [
+        one("column_values_to_not_be_null", column="few"),
+        one("column_values_to_be_between", column="few", min_value=2),
+        one("column_values_to_match_regex", column="many", regex="^w"),
+        one("column_pair_values_to_be_equal", column_A="other", column_B="few"),
+    ]
+    suite = load_suite({"name": "s", "expectations": expectations})
+    if batch_rows > rows:
+        found = run_suite(suite, data, "rows", tmp_path)
+    else:
+        dataset = open_dataset(context.store, write(context, data))
+        found, _ = run_in_batches(suite, Rows([dataset], batch_rows), "rows", tmp_path)
+    counts = {}
+    for result in found.results:
+        assert result.result["unexpected_count"] > 200
+        kind = result.expectation_config.type.removeprefix("expect_")
+        counts[kind] = {item["value"]: item["count"] for item in result.result["partial_unexpected_counts"]}
+    assert counts["column_values_to_not_be_null"] == {None: 500}
+    assert counts["column_values_to_be_between"] == {0.0: 125, 1.0: 125}
+    assert {*counts["column_values_to_match_regex"].values()} == {20}
+    assert sum(counts["column_pair_values_to_be_equal"].values()) == 1_000
+    page = next(tmp_path.glob("validations/**/*.html")).read_text()
+    shown = Counter(re.findall(r">\s*([^<>]+?)\s*<", page))
+    # Only 20 of the 50 values are listed.
+    assert (shown["Unexpected Value"], shown["Sampled Unexpected Values"]) == (3, 1)
+    assert (shown["125"], shown["500"], shown["20"]) == (6, 2, 0)
 
 
 def test_the_written_datasets_are_the_same(context, monkeypatch):

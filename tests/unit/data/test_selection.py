@@ -256,6 +256,21 @@ def test_pointers_of_older_versions_are_dated_by_their_manifests(store):
     assert read(store, window="2013-01-10") == [("2013-01-10", "day")]
 
 
+@pytest.mark.parametrize("dated", [True, False])
+def test_the_last_written_window_has_precedence_even_if_the_clock_of_its_worker_is_behind(store, monkeypatch, dated):
+    month = put(store, "2013-01", "month")
+    if not dated:
+        # As older versions of this package wrote it.
+        key = f"datasets/rows/windows/{month.window.key}.json"
+        store.write_json(key, {"id": month.id, "window": str(month.window)})
+    behind = month.created - timedelta(hours=2)
+    monkeypatch.setattr(pointers, "_now", lambda: behind)
+    put(store, "2013-01-10", "day")
+    assert read(store, window="2013-01-10") == [("2013-01-10", "day")]
+    put(store, "2013-01", "month again")
+    assert {tag for _, tag in read(store, window="2013-01")} == {"month again"}
+
+
 def test_whole_datasets_reach_beyond_the_window_but_are_never_partly_replaced(store):
     put(store, "2013-01", "month")
     selection = DatasetSelection(name="rows", window=Window.model_validate("2013-01-10"))

@@ -16,6 +16,7 @@ from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import Evidence, HeldOut, Measurement
 from airflow_mlops.gates.rules import parse_gates
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows, prepare
 from airflow_mlops.metrics.values import baseline, measure
@@ -519,6 +520,14 @@ def test_groups_must_be_treated_equally(data):
         # A model with the same prediction for all rows treats all groups equally.
         same = check(declared, evidence(data, (0, 0)))
         assert (same.measured, same.passed) == (0, True)
+    # The rates that monitoring compares with a window know the clusters of the evaluation.
+    clusters = np.arange(len(rows)) % 50
+    (shares,) = check(
+        {"fairness": "demographic_parity", "sensitive": "sex", "max_difference": 0.05},
+        replace(found, resampling=Resampling(len(rows), clusters=clusters)),
+    ).fairness.rates
+    at = sex == "m"
+    assert shares.designs["sex = m"] == pytest.approx(design(rows.predicted[at].astype(float), clusters[at]))
     by_chance = check({"fairness": "demographic_parity", "sensitive": "flight", "max_difference": 0.2}, found)
     assert by_chance.passed
     # A group without positive rows has no true positive rate. The other rates of a model without errors are equal.

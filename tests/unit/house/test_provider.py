@@ -53,6 +53,7 @@ def test_the_commands_in_the_metadata_exist():
         "promote",
         "reproduce",
         "serve",
+        "servers",
         "backtest",
         "predictions",
         "datasets",

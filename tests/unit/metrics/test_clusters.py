@@ -63,6 +63,14 @@ def test_an_unchanged_world_of_clusters_requests_retraining_in_at_most_5_percent
     assert sum(is_worse(judged(random, metric, False), policy) for _ in range(windows)) > 0.1 * windows
 
 
+def test_no_error_of_five_customers_says_little_about_other_customers():
+    right = Outcomes(np.ones(1_000, bool), np.ones(1_000), np.ones(1_000, bool), groups=np.arange(1_000) % 5)
+    assert measure("accuracy", replace(right, groups=None), 0.95, "binary").low > 0.99
+    assert measure("accuracy", right, 0.95, "binary").low < 0.6
+    half = replace(right, weight=np.where(np.arange(1_000) % 5 < 2, 0.1, 1.6))
+    assert measure("accuracy", half, 0.95, "binary").low < 0.6
+
+
 @pytest.mark.parametrize("spread", [0.5, 1.0])
 @pytest.mark.parametrize("similar", [0.0, 0.1, 0.5])
 def test_the_interval_of_a_mean_covers_with_clusters_of_different_sizes(similar, spread):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from airflow_mlops.gates.group_rates import group_rates
 from airflow_mlops.metrics.clusters import Design
+from airflow_mlops.metrics.fairness_rule import FairnessRule
 from airflow_mlops.metrics.intervals import proportion
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.fairness import largest_difference
@@ -59,6 +62,43 @@ def test_the_interval_contains_the_true_difference(shares):
         covered += interval.low <= true <= interval.high
     # With a coverage of exactly 95%, 93% of 400 or fewer would occur in one of twenty-five runs.
     assert covered / 400 >= 0.93
+
+
+def customers(random: np.random.Generator) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """The sex, the prediction and the number of 40 customers with 20 orders each, whose predictions are similar."""
+    numbers = np.repeat(np.arange(40), 20)
+    level = random.normal(size=40)[numbers]
+    return pa.array(np.where(numbers % 2, "f", "m")), level + random.normal(size=800) > 0.5, numbers
+
+
+def test_the_interval_of_clusters_contains_the_true_difference():
+    rule = FairnessRule(fairness="demographic_parity", sensitive="sex", max_difference=0.1)
+    random, missed = np.random.default_rng(0), np.zeros(2)
+    for _ in range(200):
+        sex, predicted, numbers = customers(random)
+        for kind, clusters in enumerate((None, numbers)):
+            missed[kind] += (
+                largest_difference(group_rates(rule, sex, predicted, clusters=clusters), 0.95).interval.low > 0
+            )
+    # Both sexes have the same rate. With independent rows, a fourth of the intervals exclude it.
+    assert missed[0] > 30
+    assert missed[1] <= 10
+
+
+def test_equal_predictions_of_few_clusters_leave_their_rate_uncertain():
+    rule = FairnessRule(fairness="demographic_parity", sensitive="sex", max_difference=0.1)
+    sex, numbers = pa.array(["f", "m"] * 500), np.arange(1_000) % 4
+    alone, clustered = (
+        largest_difference(group_rates(rule, sex, np.arange(1_000) % 2 == 0, clusters=clusters), 0.95).interval
+        for clusters in (None, numbers)
+    )
+    assert alone.low > 0.98
+    # Each sex has two customers.
+    assert clustered.low == 0
+    single = group_rates(rule, sex, np.arange(1_000) % 2 == 0, clusters=np.arange(1_000) % 2)
+    restored = [GroupRates.model_validate_json(item.model_dump_json()) for item in single]
+    unknown = largest_difference(restored, 0.95).interval
+    assert (unknown.low, unknown.high) == (0.0, 1.0)
 
 
 def risen(before: list[GroupRates], now: list[GroupRates], compared: int = 1) -> FairnessDifference:

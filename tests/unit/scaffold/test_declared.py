@@ -49,3 +49,15 @@ def test_a_type_that_few_values_show_is_declared(values, type_):
     found = propose(sample, Given(label="late", time="at", label_delay=timedelta(0)), Silent())
     assert declared.types(found) == ({"other": type_} if type_ else {})
     assert declared.types(found, ["other"]) == {}
+
+
+def test_amounts_in_another_notation_are_declared_as_text():
+    """In a window with 1.284,02 and 3,50, they would be decimals, and the next window with 3,5 would fail."""
+    amounts = ["3,5", *["1.284,02", "3,50"] * (ROWS // 2)][:ROWS]
+    times = pa.array([START + timedelta(hours=row) for row in range(ROWS)], pa.timestamp("us", "UTC"))
+    rows = {"order_id": range(ROWS), "at": times, "amount": amounts, "x": [row % 7 for row in range(ROWS)]}
+    sample = Sample(pa.table({**rows, "late": [row % 2 for row in range(ROWS)]}), True, [])
+    found = propose(sample, Given(label="late", time="at", label_delay=timedelta(0)), Silent())
+    assert "amount" in found.excluded
+    assert declared.types(found, csv={"decimal": ",", "thousands": "."}) == {"amount": "string"}
+    assert declared.types(found) == {}

@@ -471,15 +471,47 @@ def test_the_bounds_of_large_numbers_include_the_sample(values):
     assert all(rule["kwargs"]["min_value"] <= value <= rule["kwargs"]["max_value"] for value in values)
 
 
-@pytest.mark.parametrize(("one", "other"), [("yes", "yes "), ("Yes", "yes"), (" no", "NO")])
-def test_texts_that_differ_only_by_blanks_or_case_are_named(one, other):
+@pytest.mark.parametrize(
+    ("one", "other"), [("yes", "yes "), ("Yes", "yes"), (" no", "NO"), ("Caf\u00e9", "cafe\u0301")]
+)
+def test_texts_that_differ_only_by_blanks_case_or_unicode_form_are_named(one, other):
     texts = pa.array([one, other, "x"] * 200)
-    with pytest.raises(SpecError, match="differ only by blanks or letter case"):
+    with pytest.raises(SpecError, match="differ only by blanks, letter case or Unicode form"):
         proposed(table(late=texts))
     sample = Sample(table(kind=texts, other=pa.array(["a", "b", "c"] * 200)), True, [])
     propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
     assert [note for note in sample.notes if "differ only" in note and f"{one!r} and {other!r}" in note]
     assert not [note for note in sample.notes if "'other'" in note]
+
+
+def test_texts_and_names_that_look_the_same_are_told_apart():
+    found = table(kind=pa.array(["\u00e9", "e\u0301", "x"] * 200))
+    for name in ("\u00fc", "u\u0308"):
+        found = found.append_column(name, pa.array([1] * 600))
+    sample = Sample(found, True, [])
+    propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
+    values, names = sample.notes
+    assert r"'\xe9' and 'e\u0301'" in values
+    assert r"'\xfc' and 'u\u0308' look the same" in names
+
+
+def test_a_number_that_counts_the_rows_is_not_a_feature():
+    count = [row + row // 50 for row in range(600)]
+    backwards = [-number if number % 9 else None for number in count]
+    found = proposed(table(count=count, backwards=backwards, shuffled=[number * 7919 % 601 for number in count]))
+    assert found.features == ["amount", "shuffled"]
+    assert all("counts the rows" in found.excluded[name] for name in ("count", "backwards"))
+    # With times of the same day, the order of the rows is not known.
+    same_day = pa.array([START + timedelta(days=row // 100) for row in range(600)], pa.timestamp("us", "UTC"))
+    assert "shuffled" in proposed(table(at=same_day, shuffled=[row * 7919 % 601 for row in range(600)])).features
+    assert proposed(table(count=count), features=["count"]).features == ["count"]
+
+
+def test_numbers_that_are_text_are_no_feature_and_the_way_to_read_them_is_said():
+    numbers = [f"{row * 0.25:.2f}" for row in range(599)] + ["2"]
+    sample = Sample(table(amount=numbers), True, ["Column 'amount' is kept as text."])
+    with pytest.raises(SpecError, match=r"--types \"\{'amount': 'float64'\}\".* is kept as text"):
+        propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
 
 
 @given(name=NAMES, positive=NAMES)
@@ -508,6 +540,20 @@ def test_names_of_any_kind_are_only_text_in_the_files(name, positive, tmp_path_f
         ("orders", "postgres", "SELECT * FROM orders WHERE at >= :start AND at < :end ORDER BY id"),
         ("sales.Orders", "postgres", 'SELECT * FROM sales."Orders" WHERE at >= :start AND at < :end ORDER BY id'),
         ("Orders", "mysql", "SELECT * FROM `Orders` WHERE at >= :start AND at < :end ORDER BY id"),
+        *(
+            (table_, kind, f"SELECT * FROM {quoted} WHERE at >= :start AND at < :end ORDER BY id")
+            for table_, kind, quoted in (
+                ("order items", "postgres", '"order items"'),
+                ("my shop.order items", "sqlite", '"my shop"."order items"'),
+                ('sales."order.items"', "postgres", 'sales."order.items"'),
+                ('"a""b; --"', "postgres", '"a""b; --"'),
+                ("`a``b`.c", "mysql", "`a``b`.c"),
+                ('"a`b".c', "mysql", "`a``b`.c"),
+                ("[dbo].[Order]]Items]", "mssql", '"dbo"."Order]Items"'),
+                # Oracle and Snowflake convert names without quotes to upper case.
+                ('"orders"', "snowflake", '"orders"'),
+            )
+        ),
     ],
 )
 def test_names_of_tables_are_quoted_where_a_database_would_change_them(table_, kind, query):
@@ -524,10 +570,17 @@ def test_columns_with_the_name_of_a_keyword_of_any_database_are_quoted(name):
     assert of_table("visits", "mysql").of_window("at", [name]).endswith(f"ORDER BY `{name}`")
 
 
-@pytest.mark.parametrize("table_", ["", "a b", "a;b", "orders; DROP TABLE x", "a.b.c.d"])
+@pytest.mark.parametrize(
+    "table_", ["", " ", "a;b", "orders; DROP TABLE x", "a.b.c.d", "a.", ".a", 'a"b', '"a', '""', '"a"b', "a\nb"]
+)
 def test_an_invalid_table_name_is_refused(table_):
     with pytest.raises(SpecError, match="not the name of a table"):
         of_table(table_, "postgres")
+
+
+def test_a_table_whose_name_is_a_jinja_template_is_refused():
+    with pytest.raises(SpecError, match="Jinja"):
+        of_table("{{ ds }}", "postgres")
 
 
 def test_names_that_are_words_of_sql_are_quoted():

@@ -25,4 +25,16 @@ def find(store: FeatureStore) -> Warehouse | None:
         from airflow_mlops.data.feast.warehouse.spark import SparkWarehouse
 
         return SparkWarehouse(store)
+    if kind == "snowflake.offline":
+        from airflow_mlops.data.feast.warehouse.snowflake import SnowflakeWarehouse
+
+        return SnowflakeWarehouse(store)
+    if kind == "bigquery":
+        from airflow_mlops.data.feast.warehouse.bigquery import BigQueryWarehouse
+
+        return BigQueryWarehouse(store)
+    if kind == "redshift":
+        from airflow_mlops.data.feast.warehouse.redshift import RedshiftWarehouse
+
+        return RedshiftWarehouse(store)
     return None

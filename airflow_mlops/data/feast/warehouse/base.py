@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from airflow_mlops.data.feast.warehouse.view import SqlView
+from airflow_mlops.data.feast.request import ViewRequest
+from airflow_mlops.data.feast.warehouse.view import SqlView, sql_view
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +48,17 @@ class Warehouse(ABC):
 
     def __init__(self, store: FeatureStore) -> None:
         self._store = store
+
+    def view(self, request: ViewRequest) -> SqlView:
+        """Make the feature view for Feast's SQL.
+
+        :raises FeatureStoreError: Feast's SQL cannot join this view correctly
+        """
+        return sql_view(request)
+
+    def accepts(self, schema: pa.Schema) -> bool:
+        """Return whether the store can join events with these columns. Otherwise, Feast gets the events in pandas."""
+        return True
 
     @abstractmethod
     def join(self, view: SqlView, events: Events) -> Iterator[pa.RecordBatch]:

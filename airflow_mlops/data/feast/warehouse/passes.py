@@ -33,7 +33,7 @@ def later_passes(
     """
     keys = [field for field in schema if field.name not in (EVENT, EVENT_TIME)]
     for field in keys:
-        if not _has_one_text(field.type):
+        if not has_one_text(field.type):
             raise FeatureStoreError(
                 f"Feature view {view!r} has several join keys, and one of them has the type {field.type} in the events. Feast "
                 "compares several join keys by their text, and the text of this type depends on the offline store. Use "
@@ -57,7 +57,8 @@ def later_passes(
     return [np.sort(events[number == later]) for later in range(2, number.max() + 1)]
 
 
-def _has_one_text(kind: pa.DataType) -> bool:
+def has_one_text(kind: pa.DataType) -> bool:
+    """Return whether two values of a type are equal exactly if their texts are equal, in every store."""
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
     return is_text or is_whole or pa.types.is_boolean(kind) or pa.types.is_date(kind)

@@ -7,9 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError
 from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast.warehouse import staging
 from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
 from airflow_mlops.data.feast.warehouse.view import EVENT, EVENT_TIME, SqlView
 
@@ -32,8 +32,6 @@ _SETTINGS = {
     # Spark's default is INT96, which Arrow reads as nanoseconds.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
-_PREFIX, _STAMP = "mlops_events_", "%Y%m%dT%H%M%S"
-_ABANDONED = timedelta(days=7)
 _MARGIN = timedelta(days=1)
 # Numbers of the two additional events that only widen the range of times.
 _OUTSIDE = -1
@@ -111,9 +109,8 @@ class SparkWarehouse(Warehouse):
                 yield _Folder(f"file://{local}", LocalFileSystem(), local)
             return
         fs, root = url_to_fs(staging)
-        now = datetime.now(timezone.utc)
-        name = f"{_PREFIX}{now.strftime(_STAMP)}_{uuid4().hex}"
-        _remove_abandoned(fs, root, now - _ABANDONED)
+        name = staging.new_name()
+        _remove_abandoned(fs, root)
         folder = _Folder(f"{staging.rstrip('/')}/{name}", fs, f"{root.rstrip('/')}/{name}")
         fs.makedirs(folder.path, exist_ok=True)
         try:
@@ -181,12 +178,9 @@ def _settings(session: SparkSession) -> Iterator[None]:
                 session.conf.set(name, earlier)
 
 
-def _remove_abandoned(fs: AbstractFileSystem, root: str, before: datetime) -> None:
-    """Delete the folders that killed tasks left behind, if they were created before ``before``."""
+def _remove_abandoned(fs: AbstractFileSystem, root: str) -> None:
     with suppress(OSError):
         for path in fs.ls(root, detail=False):
-            stamp = path.rstrip("/").rpartition("/")[2].removeprefix(_PREFIX).partition("_")[0]
-            with suppress(ValueError):
-                if datetime.strptime(stamp, _STAMP).replace(tzinfo=timezone.utc) < before:
-                    fs.rm(path, recursive=True)
-                    log.info("Deleted the folder %s, which a killed task had left behind.", path)
+            if staging.is_abandoned(path):
+                fs.rm(path, recursive=True)
+                log.info("Deleted the folder %s, which a killed task had left behind.", path)

@@ -10,6 +10,7 @@ The template of Feast 0.67 has defects, which another view avoids:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,20 +59,9 @@ def sql_view(request: ViewRequest) -> SqlView:
 
     :raises FeatureStoreError: the time to live of the view is not a whole number of seconds, which Feast would round
     """
-    from feast import Field
-    from feast.types import String
-
     view, source = request.view, request.view.batch_source
-    if view.ttl and view.ttl % timedelta(seconds=1):
-        raise FeatureStoreError(
-            f"The ttl of feature view {view.name!r} is {view.ttl}, but Feast rounds it down to whole seconds in this "
-            "offline store. Set a ttl of whole seconds."
-        )
-    originals = {new: old for old, new in source.field_mapping.items()}
-
-    def column(name: str) -> str:
-        return originals.get(name, name)
-
+    verify_ttl(view)
+    column = column_names(source)
     names: dict[str, str] = {}
     keys = {}
     for number, (key, of_events) in enumerate(request.join_keys.items()):
@@ -82,22 +72,54 @@ def sql_view(request: ViewRequest) -> SqlView:
     if source.created_timestamp_column:
         created = names.setdefault(column(source.created_timestamp_column), "row_created")
 
-    made, made_source = _shallow(view), _shallow(source)
+    made_source = shallow(source)
     made_source.field_mapping = names
     made_source.timestamp_field = column(source.timestamp_field)
     made_source.created_timestamp_column = ""
-    made.batch_source = made_source
+    chosen = [*dict.fromkeys([*features.values(), time, *([created] if created else [])])]
+    return SqlView(request, with_source(view, made_source, list(keys), chosen), keys, features, time, created)
+
+
+def verify_ttl(view: Any) -> None:
+    """Verify that Feast's SQL does not round the time to live of a feature view.
+
+    :raises FeatureStoreError: the time to live is not a whole number of seconds
+    """
+    if view.ttl and view.ttl % timedelta(seconds=1):
+        raise FeatureStoreError(
+            f"The ttl of feature view {view.name!r} is {view.ttl}, but Feast rounds it down to whole seconds in this "
+            "offline store. Set a ttl of whole seconds."
+        )
+
+
+def column_names(source: Any) -> Callable[[str], str]:
+    """Return the function that gives the column of ``source`` for a name that its field mapping may have changed."""
+    originals = {new: old for old, new in source.field_mapping.items()}
+    return lambda name: originals.get(name, name)
+
+
+def with_source(view: Any, source: Any, keys: list[str], columns: list[str]) -> Any:
+    """Return a copy of a feature view with the name ``mlops`` and another source.
+
+    :param keys: join keys of the copy
+    :param columns: features of the copy
+    """
+    from feast import Field
+    from feast.types import String
+
+    made = shallow(view)
+    made.batch_source = source
     # Feast takes only the names from here. The types are those of the source.
     made.entity_columns = [Field(name=key, dtype=String) for key in keys]
-    chosen = [*dict.fromkeys([*features.values(), time, *([created] if created else [])])]
-    made.projection = _shallow(view.projection)
+    made.projection = shallow(view.projection)
     made.projection.name, made.projection.name_alias, made.projection.version_tag = _VIEW, None, None
-    made.projection.features = [Field(name=name, dtype=String) for name in chosen]
+    made.projection.features = [Field(name=name, dtype=String) for name in columns]
     made.projection.join_key_map = {}
-    return SqlView(request, made, keys, features, time, created)
+    return made
 
 
-def _shallow(item: Any) -> Any:
+def shallow(item: Any) -> Any:
+    """Copy an object of Feast. Its dictionaries are copied, too."""
     # copy() of a feature view calls its constructor, which rejects other names.
     made = object.__new__(type(item))
     made.__dict__.update(

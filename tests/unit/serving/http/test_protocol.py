@@ -51,6 +51,10 @@ def read(**changes):
         {"datatype": "BOOL", "data": [0.5]},
         {"datatype": "FP16", "data": [1e5]},
         {"datatype": "FP32", "data": [1e39]},
+        {"data": [float("inf")]},
+        {"data": [float("inf")], "parameters": {"binary_data_size": None}},
+        {"datatype": "BYTES"},
+        {"data": ["0.5"]},
     ],
 )
 def test_wrong_inputs_are_refused(changes):
@@ -66,8 +70,28 @@ def test_binary_data_is_complete_and_not_sent_twice(size, extra):
         protocol.read({"inputs": [{**tensor, **extra}]}, memoryview(b"a" * size), SERVED)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "data", "values"),
+    [
+        ("FP64", np.array([np.inf, -np.inf, np.nan], "<f8").tobytes(), [np.inf, -np.inf, None]),
+        ("FP16", np.array([np.inf, 1, 2], "<f2").tobytes(), [np.inf, 1, 2]),
+        ("BOOL", b"\0\1\1", [0, 1, 1]),
+        ("BOOL", b"\0\1\2", None),
+        ("BYTES", b"\1\0\0\0a" * 3, None),
+    ],
+)
+def test_binary_numbers_may_be_infinite_and_truth_values_are_0_and_1(datatype, data, values):
+    tensor = {"name": "x", "shape": [3], "datatype": datatype, "parameters": {"binary_data_size": len(data)}}
+    if values is None:
+        with pytest.raises(SchemaError, match="'x'"):
+            protocol.read({"inputs": [tensor]}, memoryview(data), SERVED)
+    else:
+        assert protocol.read({"inputs": [tensor]}, memoryview(data), SERVED).features["x"] == values
+
+
 def test_whether_an_output_is_binary_is_true_or_false():
     for body in (
+        {"outputs": [{"name": "score"}, {"name": "score", "parameters": {"binary_data": True}}]},
         {"parameters": {"binary_data_output": "yes"}},
         {"outputs": [{"name": "score", "parameters": {"binary_data": 1}}]},
     ):

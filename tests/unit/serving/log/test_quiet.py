@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import shutil
 from datetime import datetime, timedelta, timezone
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import servers_folder
 from airflow_mlops.serving.log import spool as log
 from airflow_mlops.serving.log.quiet import why_not
-from airflow_mlops.serving.log.uptime import State, Uptime
+from airflow_mlops.serving.log.uptime import State, Uptime, lose_spool, records
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.write import answers, state_message
 from airflow_mlops.stages.context import StepContext
@@ -178,22 +179,69 @@ def test_a_day_whose_rows_are_still_in_a_spool_is_not_empty(store, start, tmp_pa
     assert days(store) == {"2026-03-03": 2, "2026-03-04": 0}
 
 
-def test_a_server_whose_spool_is_lost_is_reported_until_its_record_is_deleted(store, start, tmp_path, caplog):
+def test_a_server_whose_spool_is_lost_is_reported_until_a_person_says_so(store, start, tmp_path, caplog):
     one, other = start(spool="one"), start(spool="other")
     one.kill()
-    for file in (tmp_path / "one").iterdir():
-        file.unlink()
+    shutil.rmtree(tmp_path / "one")
     other.go("04T01:00")
     assert days(store) == {}
-    (url,) = {
-        word.rstrip(".")
-        for record in caplog.records
-        for word in record.getMessage().split()
-        if "online-servers/" in word
+    (name,) = {
+        record.getMessage().rpartition(" --lost ")[2] for record in caplog.records if "--lost" in record.getMessage()
     }
-    store.delete(url.removeprefix(f"{store.url}/"))
+    lose_spool(store, "m", name, records(store, "m")[name], datetime.fromtimestamp(other.now, timezone.utc))
+    # The server may have answered until then.
     other.cycle()
+    assert days(store) == {}
+    other.go("06T00:30")
+    assert days(store) == {"2026-03-05": 0}
+
+
+def test_a_server_with_a_new_spool_of_the_same_name_ends_the_record_of_the_lost_one(store, start, tmp_path):
+    one, beside = start(spool="one"), start("02T12:01", spool="one")
+    one.go("03T08:00")
+    beside.go("03T08:00")
+    assert not any(record.ended for record in records(store, "m").values())
+    beside.stop()
+    one.kill()
+    elsewhere = start("03T08:01", spool="elsewhere")
+    assert [record.ended for record in records(store, "m").values()].count(False) == 2
+    shutil.rmtree(tmp_path / "one")
+    again = start("03T08:05", spool="one")
+    lost = [record for record in records(store, "m").values() if record.incomplete]
+    assert [(record.ended, record.incomplete) for record in lost] == [(True, ["2026-03-03"])]
+    again.go("05T00:30")
+    elsewhere.go("05T00:31")
+    assert days(store) == {"2026-03-04": 0}
+
+
+def test_the_record_of_a_lost_spool_is_kept_as_long_as_its_windows():
+    record = uptime("01T00:00", "02T00:00").lost(datetime.fromisoformat("2026-05-20T12:00+00:00"))
+    assert (record.incomplete[0], record.incomplete[-1]) == ("2026-04-10", "2026-05-20")
+    assert record.last == datetime.fromisoformat("2026-05-21T00:00+00:00")
+    hours = uptime("01T00:00", "02T00:00", window="hour").lost(datetime.fromisoformat("2026-03-02T01:30+00:00"))
+    assert hours.incomplete == ["2026-03-02T00", "2026-03-02T01"]
+
+
+def test_a_day_in_which_the_clock_was_set_back_is_a_gap(store, start):
+    server = start()
+    server.go("03T00:30")
+    server.now = at("02T23:30")
+    server.go("05T00:30")
+    # Predictions that were answered after the clock was set back may belong to the first two days.
+    assert days(store) == {"2026-03-04": 0}
+
+
+def test_a_spool_that_is_removed_is_created_again_and_its_days_are_gaps(store, start, tmp_path):
+    server = start("02T00:00")
+    server.go("02T12:00")
+    server.ask(1)
+    shutil.rmtree(tmp_path / "spool")
+    server.go("04T00:30")
+    assert len(list((tmp_path / "spool").glob("*.server"))) == 1
     assert days(store) == {"2026-03-03": 0}
+    server.ask(2)
+    server.go("05T00:30")
+    assert days(store) == {"2026-03-03": 0, "2026-03-04": 2}
 
 
 def test_a_day_in_which_a_server_was_killed_or_lost_rows_is_a_gap(store, start):
@@ -263,7 +311,7 @@ def uptime(since: str, until: str, **facts) -> Uptime:
     ],
 )
 def test_a_window_is_empty_only_if_servers_say_so(servers, reason):
-    found = why_not(DAY, {str(number): item for number, item in enumerate(servers)})
+    found = why_not(DAY, {str(number): item for number, item in enumerate(servers)}, "m")
     assert (None if found is None else "final" if found.final else "pending") == reason
 
 

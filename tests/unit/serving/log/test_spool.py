@@ -1,8 +1,11 @@
+import shutil
 import threading
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
@@ -16,7 +19,9 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.overview import index
 from airflow_mlops.serving.layout import online_folder, window_at
 from airflow_mlops.serving.log import spool as log
+from airflow_mlops.serving.log.claim import claim
 from airflow_mlops.serving.log.merge import merge
+from airflow_mlops.serving.log.uptime import State
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows.request import InputColumns
 from airflow_mlops.serving.versions.loaded import Served
@@ -94,6 +99,105 @@ def test_an_unavailable_store_loses_and_duplicates_no_rows(store, tmp_path):
     second.start()
     second.stop()
     assert logged(store) == [("id-1", 0), ("id-1", 1), ("id-2", 0), ("id-2", 1)]
+
+
+def test_rows_of_files_that_something_else_removed_are_counted_and_later_rows_are_logged(store, tmp_path):
+    metrics, folder = Metrics(), tmp_path / "spool"
+    found = log.PredictionSpool(store, "m", folder, "hour", metrics, claim=lambda: claim(folder, "m", store.url))
+
+    def dropped() -> float:
+        return metrics.registry.get_sample_value("mlops_serve_log_dropped_rows_total")
+
+    # The first file is complete, the second is still open.
+    found.add(answer(1))
+    found._flush()
+    found._close(0)
+    found.add(answer(2))
+    found._flush()
+    shutil.rmtree(folder)
+    found.add(answer(3))
+    found._flush()
+    found._close(0)
+    found._upload()
+    assert dropped() == 4
+    # Another server with the same spool uploads a file.
+    found.add(answer(4))
+    found._flush()
+    found._close(0)
+    spool(store, folder)._upload()
+    found._upload()
+    assert dropped() == 4
+    merge(store, "m", "m_predictions", later())
+    assert logged(store) == [("id-3", 0), ("id-3", 1), ("id-4", 0), ("id-4", 1)]
+    # The new folder belongs to the same model. If another model has taken the folder in the meantime, nothing is logged.
+    with pytest.raises(SpecError, match="'m'"):
+        claim(folder, "n", store.url)
+    shutil.rmtree(folder)
+    with claim(folder, "n", store.url):
+        found.add(answer(5))
+        found._flush()
+    assert (dropped(), list(folder.glob("*.arrows"))) == (6, [])
+
+
+def test_a_full_disk_loses_only_the_rows_that_do_not_fit_and_counts_them(store, tmp_path, monkeypatch):
+    metrics, folder = Metrics(), tmp_path / "spool"
+    found = log.PredictionSpool(store, "m", folder, "hour", metrics)
+    opened = found._open
+
+    def full(key, schema):
+        if key[0] == 2:
+            return opened(key, schema)
+        # A write to this device fails when a buffer is flushed, also when the file is closed.
+        file = Path("/dev/full").open("wb")  # noqa: SIM115
+        return log._Segment(folder / "2023-11-14T22_v1-a.arrows", file, pa.ipc.new_stream(file, schema))
+
+    monkeypatch.setattr(found, "_open", full)
+    found.add(answer(1, version=1))
+    found.add(answer(2, version=2))
+    found.hear(State(answer(0).served, NOW))
+    found._flush()
+    assert metrics.registry.get_sample_value("mlops_serve_log_dropped_rows_total") == 2
+    assert found.settled == 4
+    assert found._uptime.served is not None
+    found._close(0)
+    found._upload()
+    assert metrics.registry.get_sample_value("mlops_serve_log_dropped_rows_total") == 2
+    merge(store, "m", "m_predictions", later())
+    assert logged(store) == [("id-2", 0), ("id-2", 1)]
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="time zones of a process need tzset")
+def test_windows_are_those_of_utc_when_clocks_change(monkeypatch):
+    """In Berlin, 2026-10-25T00:30Z and T01:30Z are both 02:30."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        at = [datetime(2026, 10, 25, hour, 30, tzinfo=timezone.utc).timestamp() for hour in (0, 1)]
+        assert [window_at(moment, "hour").file_name for moment in at] == ["2026-10-25T00", "2026-10-25T01"]
+        assert {window_at(moment, "day").file_name for moment in at} == {"2026-10-25"}
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_spool_belongs_to_one_model_and_one_store(store, tmp_path):
+    folder, url = tmp_path / "spool", store.url
+    first, second = claim(folder, "m", url), claim(folder, "m", f"{url}/")
+    for model, other in (("n", url), ("m", "s3://bucket/mlops")):
+        with pytest.raises(SpecError, match="'m'"):
+            claim(folder, model, other)
+    found = spool(store, folder)
+    found.add(answer(1))
+    found._flush()
+    found._close(0)
+    first.close()
+    second.close()
+    # Its predictions would be uploaded as those of the other model.
+    with pytest.raises(SpecError, match="'m'"):
+        claim(folder, "n", url)
+    found._upload()
+    with claim(folder, "n", url), pytest.raises(SpecError, match="'n'"):
+        claim(folder, "m", url)
 
 
 def test_the_lag_is_the_age_of_the_oldest_prediction_that_the_store_lacks(store, tmp_path):

@@ -199,6 +199,7 @@ def test_only_the_complete_answers_of_a_truncated_message_arrive(data):
 
 def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(writing_module, "_RESTART_SECONDS", 0.05)
+    (tmp_path / "store").mkdir()
     store = ArtifactStore((tmp_path / "store").as_uri())
     spec = ServeSpec(model="m", store=store.url, spool=str(tmp_path / "spool"), window="hour", canary="challenger")
     metrics = Metrics()

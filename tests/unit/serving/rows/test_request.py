@@ -173,6 +173,40 @@ def test_json_numbers_are_read_as_the_decimals_that_they_mean():
             as_column([wrong], "price", kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "wrong", "right"),
+    [
+        (pa.int64(), [1, 1.5], [1, 2.0, None]),
+        # A double stands for several integers beyond 2^53.
+        (pa.int64(), [2.0**53 * 2], [2.0**53, 2**60 + 1]),
+        (pa.float64(), [float("inf")], [1e300, 3]),
+        (pa.list_(pa.int64()), [[1], [1.5]], [[1, 2.0], None, []]),
+        (pa.list_(pa.float64()), [[float("-inf")]], [[0.5]]),
+        (pa.struct([("a", pa.int64())]), [{"a": 1, "b": 2}], [{"a": 1}, {}, None]),
+        (pa.struct([("a", pa.int64())]), [{"a": 1.5}], [{"a": 2.0}]),
+        (pa.struct([("a", pa.int64())]), [[["a", 1]]], [{"a": 1}]),
+    ],
+    ids=str,
+)
+def test_a_value_that_arrow_would_change_is_refused(kind, wrong, right):
+    with pytest.raises(SchemaError, match="'key'"):
+        as_column(wrong, "key", kind)
+    assert as_column(right, "key", kind) == pa.array(right, kind)
+
+
+def test_infinite_numbers_have_the_scores_of_scoring_in_batches_where_a_request_can_have_them(model):
+    columns, infinite = InputColumns(model.contract), float("inf")
+    values = {"a": [infinite, -infinite, 1.0, infinite], "b": [0.0, 1.0, infinite, infinite]}
+    rows = columns.checked(values, {}, 4, ["a", "b"])
+    expected = model.predict(pa.table(values)).score
+    np.testing.assert_array_equal(model.predict_values(rows.features, 4).score, expected)
+    assert columns.logged([rows]).column("a").to_pylist() == values["a"]
+    with pytest.raises(SchemaError, match="Row 3 .*'b'"):
+        columns.checked(values, {}, 4, ["a"])
+    with pytest.raises(SchemaError, match="'a'"):
+        columns.checked({**values, "a": [1, 10**400, 2, 3]}, {}, 4, ["a", "b"])
+
+
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.float64(), pa.decimal128(38, 0)], ids=str)
 def test_a_large_integer_has_one_value_whatever_its_column_and_its_request(kind):
     # As a double, the number lies halfway between two numbers in single precision, and is rounded down.

@@ -402,6 +402,8 @@ class TestIds:
         assert ingest("price,code\n12.5,a\n7.50,1\n")["price"].to_pylist() == ["12.5", "7.50"]
         assert "'price' contains numbers, but is kept as text, because '7.50'" in caplog.text
         assert "'code'" not in caplog.text
+        ingest("price;code\n12,5;a\n7,50;1\n", csv={"sep": ";", "decimal": ","})
+        assert "because '7,50'" in caplog.text
 
     def test_whole_json_numbers_are_not_rounded(self, ingest):
         text = '{"id": 12345678901234567890}\n{"id": 1}\n'

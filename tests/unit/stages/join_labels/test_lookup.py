@@ -169,10 +169,10 @@ def test_the_streamed_join_equals_the_join_in_memory(tmp_path, case):
     assert len(unmatched) == tally.rows - tally.matched == sum(chosen is None for chosen in expected)
 
 
-def _written(store: ArtifactStore, name: str, table: pa.Table):
+def _written(store: ArtifactStore, name: str, table: pa.Table, **details: object):
     with DatasetWriter(store, name) as writer:
         writer.write(table)
-        return open_dataset(store, writer.commit()[0].ref)
+        return open_dataset(store, writer.commit(details=details)[0].ref)
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 5))
@@ -209,7 +209,7 @@ def test_an_error_of_a_table_is_raised_unchanged():
 
 def test_nan_counts_as_no_label(tmp_path):
     store = ArtifactStore(f"file://{tmp_path}/store")
-    predictions = _written(store, "nan_p", pa.table({"k": [1, 2, 3, 4]}))
+    predictions = _written(store, "nan_p", pa.table({"k": [1, 2, 3, 4], "score": [0.5] * 4}), model="late")
     labels = _written(store, "nan_l", pa.table({"k": [1, 2, 3], "y": pa.array([1.0, float("nan"), None])}))
     spec = JoinLabelsSpec(predictions=predictions.ref, labels=labels.ref, on=["k"], label="y", name="o")
     result = join_labels.run(spec, StepContext(store))
@@ -218,7 +218,7 @@ def test_nan_counts_as_no_label(tmp_path):
 
 def test_an_infinite_label_is_refused(tmp_path):
     store = ArtifactStore(f"file://{tmp_path}/store")
-    predictions = _written(store, "inf_p", pa.table({"k": [1, 2, 3]}))
+    predictions = _written(store, "inf_p", pa.table({"k": [1, 2, 3], "score": [0.5] * 3}), model="late")
     labels = _written(store, "inf_l", pa.table({"k": [1, 2, 4], "y": [1.0, float("-inf"), float("inf")]}))
     spec = JoinLabelsSpec(predictions=predictions.ref, labels=labels.ref, on=["k"], label="y", name="o")
     with pytest.raises(SchemaError, match="'y' of dataset inf_l is infinite for 1 prediction"):
@@ -274,7 +274,7 @@ def test_the_weights_of_the_labels_replace_those_in_the_predictions(tmp_path):
     details = {"model": "late", "model_version": 1, "hashed": ["w", "k2"], "dropped": ["z"], "hash_key_id": "0"}
     for kind in (pa.nulls(2, pa.float64()), pa.array(["f0", "f1"])):
         with DatasetWriter(store, "late_predictions") as writer:
-            writer.write(pa.table({"k": [1, 2], "w": kind, "k2": ["a", "b"]}))
+            writer.write(pa.table({"k": [1, 2], "w": kind, "k2": ["a", "b"], "score": [0.5, 0.5]}))
             predictions = writer.commit(details=details)[0].ref
         labels = _written(store, "late_labels", pa.table({"k": [2], "y": [True], "w": [4.5]}))
         spec = JoinLabelsSpec(
@@ -282,7 +282,8 @@ def test_the_weights_of_the_labels_replace_those_in_the_predictions(tmp_path):
         )
         joined = open_dataset(store, join_labels.run(spec, StepContext(store)).dataset)
         assert joined.table().to_pylist() == [
-            {"k": 1, "k2": "a", "label": None, "w": None}, {"k": 2, "k2": "b", "label": True, "w": 4.5},
+            {"k": 1, "k2": "a", "score": 0.5, "label": None, "w": None},
+            {"k": 2, "k2": "b", "score": 0.5, "label": True, "w": 4.5},
         ]  # fmt: skip
         # Monitoring would treat a hashed column as a column without values.
         assert (joined.manifest.details["hashed"], joined.manifest.details["dropped"]) == (["k2"], ["z"])

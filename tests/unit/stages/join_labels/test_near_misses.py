@@ -121,3 +121,10 @@ def test_only_one_column_differs():
     assert found == NearMisses(1, "id", "C", "c", are_times=False)
     # The other columns must match, too.
     assert unmatched(left.slice(1), right.slice(2)) is None
+
+
+def test_keys_that_look_the_same_are_written_with_escapes():
+    found = missed(["caf\u00e9"], ["cafe\u0301"])
+    assert r"'caf\xe9' in the predictions and 'cafe\u0301'" in found.explain(1, "orders")
+    assert r"'caf\xe9' in the predictions but 'cafe\u0301'" in found.note("orders")
+    assert "'7' in the predictions and '007'" in missed(["7"], ["007"]).explain(1, "orders")

@@ -145,17 +145,13 @@ def test_files_have_a_fixed_number_of_rows_of_the_log(store):
 
 def test_a_window_of_a_longer_dataset_and_the_rows_in_errors_are_as_in_a_single_pass(store):
     days = [f"2013-04-{day:02}" for day in range(1, 31)]
-    write(store, "predictions", pa.table({"flight": days, "day": days, "score": [0.5] * 30}), APRIL)
+    details = {"model": "delays", "model_version": 3}
+    write(store, "predictions", pa.table({"flight": days, "day": days, "score": [0.5] * 30}), APRIL, details)
     write(store, "flights", pa.table({"flight": pa.array([0], pa.timestamp("us", "UTC")), "y": [1.0]}))
     some = {"name": "predictions", "window": "2013-04-03/2013-04-24", "time_column": "day"}
     assert every(store, some, 3).dataset == task(store, some).dataset
     dates, days[19] = list(days), "4/20/2013"
-    write(
-        store,
-        "predictions",
-        pa.table({"flight": days, "day": dates, "score": [0.5] * 30}),
-        APRIL,
-    )
+    write(store, "predictions", pa.table({"flight": days, "day": dates, "score": [0.5] * 30}), APRIL, details)
     messages = []
     for run in (lambda: task(store, some, series="again"), lambda: every(store, some, 3, series="again")):
         with pytest.raises(SchemaError, match="'4/20/2013' in row 18") as error:

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -321,6 +323,11 @@ def test_the_instances_are_those_of_the_mapped_task():
     states = {"score_0": "success", "score_1": "running", "score_10": "success", "score_2": None}
     assert instances(context_of(states)) == {0: "success", 1: "running", 10: "success", 2: None}
     assert instances(context_of({"score": "running"})) == {}
+    # The DAG was changed from three shards to two.
+    assert instances(context_of({"score_0": "success", "score_1": "running", "score_2": "removed"})) == {
+        0: "success",
+        1: "running",
+    }
 
 
 @pytest.mark.parametrize("states", [{"score": "running"}, {"score_0": "success", "score_1": "running"}])
@@ -334,6 +341,30 @@ def test_fewer_mapped_tasks_than_shards_are_refused(states, monkeypatch):
         enough = context_of({"score_0": "success", "score_1": "running", "score_2": state})
         spec = operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}), enough).spec
         assert (spec["succeeded"], spec["others_succeeded"]) == (([0, 2], True) if state else ([0], False))
+
+
+@pytest.mark.parametrize(
+    ("expand", "missing"),
+    [
+        (lambda found: found.expand(shard=[0, 0, 2]), 1),
+        (lambda found: found.expand_kwargs([{"shard": number} for number in (1, 2, 2)]), 0),
+        (lambda found: found.expand(shard=[2, 0, 1, 1]), None),
+        # The output of a task is not known before the task has run.
+        (lambda found: found.expand(shard=EmptyOperator(task_id="shards").output), None),
+    ],
+)
+def test_a_shard_that_no_mapped_task_has_is_refused(expand, missing, monkeypatch):
+    with DAG("mapped", schedule=None) as dag:
+        expand(ScoreOperator.partial(task_id="score", model="delays", dataset={"name": "rows"}, shards=3))
+    operator = ScoreOperator(task_id="score", model="delays", dataset={"name": "rows"}, shard=2, shards=3)
+    call = StepCall(step="score", spec={"shard": 2, "shards": 3}, store="memory://", key="results/x.json", version="0")
+    monkeypatch.setattr(StepOperator, "call", lambda *_: call)
+    context = {**context_of({f"score_{number}": "running" for number in range(4)}), "dag": dag}
+    if missing is None:
+        assert operator.call(None, context).spec["shards"] == 3
+        return
+    with pytest.raises(SpecError, match=f"no mapped instance of shard {missing}"):
+        operator.call(None, context)
 
 
 def test_a_piece_is_kept_if_the_response_to_its_write_was_lost(store, monkeypatch):

@@ -104,4 +104,6 @@ def test_problems_are_counted_in_all_batches(tmp_path):
 def test_classes_that_differ_only_by_blanks_are_refused():
     with pytest.raises(TrainingError, match="'yes' and 'yes ', which differ only by blanks"):
         require_classes(pa.chunked_array([["no", "yes", "yes "]]), "multiclass", "late", "the events")
+    with pytest.raises(TrainingError, match=r"'caf\\xe9' and 'cafe\\u0301', which differ only by"):
+        require_classes(pa.chunked_array([["caf\u00e9", "tea", "cafe\u0301"]]), "multiclass", "drink", "the events")
     require_classes(pa.chunked_array([["a", "A"]]), "binary", "late", "the events")

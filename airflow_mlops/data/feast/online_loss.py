@@ -1,0 +1,161 @@
+"""Find feature views whose materialized rows are no longer in the online store, such as after a flush of Redis.
+
+Feast's registry then still lists the materialized intervals, and Feast does not compare registry and store. No interface of
+Feast lists the rows of an online store. Therefore some keys of the last materialized interval are read from the source of the
+view and looked up online. In a local SQLite file, the tables themselves are read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.data.feast import online_tables
+from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast.parquet_source import Span, decoded, is_parquet, open_files, within
+from airflow_mlops.data.feast.request import ViewRequest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from feast import FeatureStore
+
+log = logging.getLogger("airflow_mlops.stages")
+
+# Number of keys that are looked up, and of the rows of the source from which they are chosen.
+_KEYS, _ROWS = 20, 1_000
+# Parts of the last interval that are read one after the other, until one has rows. A warehouse returns all rows of a part.
+_PARTS = (1 / 64, 1 / 8, 1)
+# Settings of online stores that delete rows after some time.
+_EXPIRY = ("key_ttl_seconds", "ttl_seconds")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A feature view whose rows are not in the online store.
+
+    :param first: start of the first materialized interval of the view
+    :param keys: number of keys that were looked up; 0 if the online store has no row of the view at all
+    :param absent: number of these keys that are absent
+    """
+
+    first: datetime
+    keys: int = 0
+    absent: int = 0
+
+    def __str__(self) -> str:
+        return f"lacks {self.absent} of {self.keys} keys of" if self.keys else "has no row of"
+
+
+def find(store: FeatureStore, views: Collection[str]) -> dict[str, Loss]:
+    """Find the feature views of which the online store has no row, or lacks more than half of the keys that are looked up.
+
+    Single keys may be absent because their rows came late. A view is not checked if its source cannot be read here, if its
+    rows are older than its ``ttl``, or if the online store is configured to delete rows after some time.
+
+    :param store: the Feast repository
+    :param views: names of feature views
+    :return: the loss by feature view
+    :raises FeatureStoreError: the online store cannot be read
+    """
+    lost = {name: Loss(first) for name, first in online_tables.without_rows(store, views).items()}
+    if online_tables.are_local(store) or any(getattr(store.config.online_store, name, None) for name in _EXPIRY):
+        return lost
+    for view in (*store.list_batch_feature_views(), *store.list_stream_feature_views()):
+        if view.name in views and view.online and view.features and view.materialization_intervals:
+            keys = _some_keys(store, view)
+            absent = _absent(store, view, keys) if keys else 0
+            if absent > len(keys) / 2:
+                first = min(start for start, _ in view.materialization_intervals)
+                lost[view.name] = Loss(first, len(keys), absent)
+    return lost
+
+
+def _some_keys(store: FeatureStore, view: Any) -> list[dict[str, Any]]:
+    """Return keys that were materialized last; empty if they are not known."""
+    if view.batch_source is None:
+        return []
+    entities = {entity.name: entity.join_key for entity in store.list_entities()}
+    names = [entities.get(entity, entity) for entity in view.entities]
+    names = [name for name in names if not name.startswith("__dummy")]
+    originals = {mapped: name for name, mapped in (view.batch_source.field_mapping or {}).items()}
+    columns = {name: originals.get(name, name) for name in names}
+    start, end = max(view.materialization_intervals, key=lambda interval: (interval[1], interval[0]))
+    if view.ttl:
+        start = max(start, datetime.now(timezone.utc) - view.ttl)
+    try:
+        for table in _rows(store, view, columns, start, end) if start <= end else ():
+            keys = [decoded(table[column]).combine_chunks().to_pylist() for column in columns.values()]
+            rows = list(zip(*keys, strict=True)) if keys else [()] * min(1, table.num_rows)
+            distinct = list(dict.fromkeys(row for row in rows if None not in row))
+            if distinct:
+                step = -(-len(distinct) // _KEYS)
+                return [dict(zip(columns, row, strict=True)) for row in distinct[::step]]
+    except Exception as error:  # noqa: BLE001 - offline stores raise their own errors
+        # The source may be on another machine, or have other columns now.
+        log.info(
+            "Whether the online store still has the rows of %r was not checked, because its source cannot be read here: %s.",
+            view.name,
+            one_line(error),
+        )
+    return []
+
+
+def _rows(
+    store: FeatureStore, view: Any, columns: dict[str, str], start: datetime, end: datetime
+) -> Iterator[pa.Table]:
+    """Yield tables with rows of the source between two times, until the caller has found rows."""
+    source = view.batch_source
+    originals = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
+    time = originals.get(source.timestamp_field, source.timestamp_field)
+    request = ViewRequest(view, view.name, {}, {})
+    if is_parquet(store, request):
+        files = open_files(store, request)
+        span = Span(*(int(moment.timestamp() * 1_000_000) for moment in (start, end)))
+        chosen = list(dict.fromkeys([*columns.values(), time]))
+        condition = within(files.schema.field(time), span)
+        if condition is not None:
+            yield files.scanner(columns=chosen, filter=condition, fragment_readahead=1).head(_ROWS)
+        return
+    feature = view.features[0].name
+    for part in _PARTS:
+        with feast_repo.quietly():
+            job = store.provider.offline_store.pull_latest_from_table_or_query(
+                config=store.config,
+                data_source=source,
+                join_key_columns=list(columns.values()),
+                feature_name_columns=[originals.get(feature, feature)],
+                timestamp_field=time,
+                created_timestamp_column=None,
+                start_date=end - (end - start) * part,
+                end_date=end,
+            )
+            table = job.to_arrow()
+        yield table.slice(0, _ROWS)
+
+
+def _absent(store: FeatureStore, view: Any, keys: list[dict[str, Any]]) -> int:
+    """Return the number of keys that are not in the online store.
+
+    :raises FeatureStoreError: the online store cannot be read
+    """
+    names = [field.name for field in view.features]
+    try:
+        with feast_repo.quietly():
+            response = store.get_online_features(features=[f"{view.name}:{name}" for name in names], entity_rows=keys)
+    except Exception as error:
+        raise FeatureStoreError(
+            f"The online store of Feast project {store.project!r} cannot be read for feature view {view.name!r}: "
+            f"{one_line(error)}. Check the store configured in feature_store.yaml. If it was lost, materialize the features "
+            "again with MaterializeFeaturesOperator, which creates and fills it."
+        ) from error
+    found = [False] * len(keys)
+    for name, result in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True):
+        if name in names:
+            for number, (value, at) in enumerate(zip(result.values, result.event_timestamps, strict=True)):
+                # An absent row has no values, and the time 1970.
+                found[number] |= bool(value.WhichOneof("val") or at.seconds or at.nanos)
+    return found.count(False)

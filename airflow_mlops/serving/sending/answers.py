@@ -153,7 +153,7 @@ class Writing:
         else:
             self._group.append((answer, apart))
             self._group_rows += rows
-            if self._group_rows >= _GROUP_ROWS:
+            if self._group_rows - rows < _GROUP_ROWS <= self._group_rows:
                 # Usually, the response to the request is sent before this call.
                 asyncio.get_running_loop().call_soon(self._encode_group)
         if self._timer is None:

@@ -154,6 +154,9 @@ def test_the_index_names_the_dag_that_scored_last(world):
 
 
 def test_predictions_of_a_champion_that_was_replaced_while_the_step_began_are_not_cached(world, monkeypatch):
+    # The cache would otherwise import the patched function if this test runs first.
+    import airflow_mlops.stages.score.cache  # noqa: F401
+
     other = promote(world.client, world.folder / "other", world.store, world.model)
     world.client.set_registered_model_alias(world.model, "champion", str(world.champion.version))
     with monkeypatch.context() as patch:

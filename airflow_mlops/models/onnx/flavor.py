@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.models.installed import without_check_of_requirements
+
 if TYPE_CHECKING:
     from mlflow.models import Model
 
@@ -18,20 +20,21 @@ def save(folder: Path, model: Model, requirements: list[str], exported: bytes) -
 
     :param folder: the new folder
     :param model: MLflow's description of the model, with its signature
-    :param requirements: pip requirements of the stored model
+    :param requirements: pip requirements of the stored model, with the installed versions
     :param exported: the ONNX export
     """
     import mlflow.onnx
     import onnx
 
-    mlflow.onnx.save_model(
-        onnx.load_from_string(exported),
-        str(folder),
-        mlflow_model=model,
-        signature=model.signature,
-        pip_requirements=requirements,
-        save_as_external_data=False,
-    )
+    with without_check_of_requirements():
+        mlflow.onnx.save_model(
+            onnx.load_from_string(exported),
+            str(folder),
+            mlflow_model=model,
+            signature=model.signature,
+            pip_requirements=requirements,
+            save_as_external_data=False,
+        )
     # MLflow's own pyfunc of ONNX models passes columns of shape (n,) and returns flattened probabilities.
     predict_by_onnx(folder, model)
 

@@ -12,6 +12,7 @@ import numpy as np
 from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, TrainingError, one_line
 from airflow_mlops.core.isolation import no_warnings, without
+from airflow_mlops.models.installed import without_check_of_requirements
 from airflow_mlops.models.onnx import double, histograms
 from airflow_mlops.models.onnx.ebm import to_onnx as ebm_to_onnx
 from airflow_mlops.models.onnx.naming import name_inputs
@@ -152,7 +153,7 @@ class SklearnModel:
 
         trusted = self._trusted_types() if self.spec.serialization == "skops" else None
         # MLflow warns about the input example, and about the types that were checked above.
-        with no_warnings():
+        with no_warnings(), without_check_of_requirements():
             mlflow.sklearn.save_model(
                 self.estimator,
                 str(folder),

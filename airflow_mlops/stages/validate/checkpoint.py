@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
+from airflow_mlops.core.isolation import without
 from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.pages import index_page, self_contained
@@ -35,7 +37,7 @@ _VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "
 
 
 def quiet_great_expectations() -> None:
-    """Disable the usage analytics of Great Expectations, and the log messages that do not help users."""
+    """Import Great Expectations without its usage analytics, and disable the log messages that do not help users."""
     # Importing Great Expectations logs about a hundred lines on registered functions.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     # Data Docs leave a table cell empty if its renderer fails, and log the traceback.
@@ -43,6 +45,9 @@ def quiet_great_expectations() -> None:
     # The error of a query becomes the error of the task.
     logging.getLogger("great_expectations.execution_engine").setLevel(logging.CRITICAL)
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    # Great Expectations imports them if they are installed, for data sources and stores that are not used here.
+    with without("azure", "pyspark"):
+        importlib.import_module("great_expectations")
 
 
 class Session:

@@ -227,11 +227,22 @@ def _hash_of_package(spec: ModuleSpec) -> str:
     """
     if spec.name.partition(".")[0] == _OWN or not any(map(_is_installed, _places(spec))):
         return "pinned"
-    digest = hashlib.sha256()
     folders = list(spec.submodule_search_locations or ())
     files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
-    for file in files or ([Path(spec.origin)] if spec.origin else []):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    files = files or ([Path(spec.origin)] if spec.origin else [])
+    states = [(file, file.stat()) for file in files]
+    return _hash_of_files(tuple((str(file), state.st_mtime_ns, state.st_size) for file, state in states))
+
+
+@lru_cache(maxsize=64)
+def _hash_of_files(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Hash the contents of files. A file with an unchanged time and size is not read again by the same process.
+
+    :param files: path, time of the last change in nanoseconds, and size in bytes
+    """
+    digest = hashlib.sha256()
+    for file, _, _ in files:
+        digest.update(hashlib.sha256(Path(file).read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -56,20 +56,16 @@ with DAG("contract", default_args={{"run_on": {place}, "store": "file://{root}/s
     one = TrainOperator(
         task_id="train_one", dataset=data.output, trainer=SklearnTrainer("sklearn.linear_model.LogisticRegression")
     )
-    two = TrainOperator(
-        task_id="train_two", dataset=data.output, trainer=SklearnTrainer("sklearn.tree.DecisionTreeClassifier",
-        {{"max_depth": 4}})
-    )
     network = TrainOperator(
         task_id="train_network", dataset=data.output, trainer=TorchTrainer(epochs=3, batch_size=64)
     )
     first = EvaluateOperator(task_id="evaluate_one", candidates=one.output, gates=[{{"metric": "roc_auc", "min": 0.5}}])
     champion = PromoteOperator(task_id="promote_one", verdict=first.output)
     second = EvaluateOperator(
-        task_id="evaluate_two", candidates=two.output, gates=[{{"metric": "roc_auc", "min": 0.5}}, {{"champion": "ignore"}}]
+        task_id="evaluate_two", candidates=network.output, gates=[{{"metric": "roc_auc", "min": 0.5}}, {{"champion": "ignore"}}]
     )
     challenger = PromoteOperator(task_id="promote_two", verdict=second.output)
-    back = RollbackOperator(task_id="rollback", reason="The tree is too tall.")
+    back = RollbackOperator(task_id="rollback", reason="The network is too slow.")
     scored = ScoreOperator(task_id="score", dataset=data.output, part="test", name="predictions", window="2024")
     joined = JoinLabelsOperator(
         task_id="join_labels", predictions=scored.output, labels=valid.output, on=["id"], label="sold"
@@ -80,11 +76,11 @@ with DAG("contract", default_args={{"run_on": {place}, "store": "file://{root}/s
     )
     purged = PurgePredictionsOperator(task_id="purge", predictions="predictions", older_than="36500D")
     valid >> features >> data
-    one >> two >> network >> first >> champion >> second >> challenger >> back >> scored
+    one >> network >> first >> champion >> second >> challenger >> back >> scored
     watched >> purged
 """
 TASKS = (
-    "ingest", "validate", "features", "training_set", "train_one", "train_two", "train_network", "evaluate_one",
+    "ingest", "validate", "features", "training_set", "train_one", "train_network", "evaluate_one",
     "promote_one", "evaluate_two", "promote_two", "rollback", "score", "join_labels", "profile", "monitor", "purge",
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -61,6 +62,15 @@ def write(context: StepContext, carrier: list[str | None], distance: list[int | 
 def validate(context: StepContext, dataset: DatasetRef, *expectations: dict[str, object], on_failure: str = "fail"):
     spec = {"dataset": dataset.model_dump(mode="json"), "suite": suite(*expectations), "on_failure": on_failure}
     return run(ValidateSpec.model_validate(spec), context)
+
+
+def test_a_process_compiles_the_templates_of_the_data_docs_once(context, flights, monkeypatch):
+    exists = expectation("expect_column_to_exist", column="carrier")
+    validate(context, flights, exists)
+    monkeypatch.setattr(jinja2.Environment, "compile", lambda *_, **__: pytest.fail("compiled again"))
+    other = write(context, ["UA"], [1400])
+    page = Path(validate(context, other, exists).docs_url.removeprefix("file://"))
+    assert "Data asset: flights<" in page.read_text()
 
 
 def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, flights):

@@ -63,9 +63,11 @@ class FailingRay:
 
 NOT_STARTED = ConnectionAbortedError("RuntimeError: Starting Ray client server failed. See ray_client_server_23001.err")
 
+NO_AGENT = ConnectionAbortedError("TimeoutError: GetOrCreateRuntimeEnv request failed after 5 attempts.")
+
 
 def test_a_client_server_that_does_not_start_is_started_again():
-    ray = FailingRay(NOT_STARTED, NOT_STARTED)
+    ray = FailingRay(NOT_STARTED, NO_AGENT)
     _start(ray)
     assert (ray.started, ray.ended) == (3, 2)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.feast.warehouse.view import SqlView, sql_view
 
@@ -74,3 +75,20 @@ class Warehouse(ABC):
         :return: whether the store can cancel a query
         """
         return False
+
+
+def failure(
+    name: str, view: SqlView, message: str, advice: str, *, final: bool
+) -> FeatureStoreError | OfflineStoreError:
+    """Return the error of a join that failed in the store.
+
+    :param name: name of the store
+    :param message: the store's own error
+    :param advice: what the user can do
+    :param final: whether a retry would fail again
+    """
+    kind = FeatureStoreError if final else OfflineStoreError
+    return kind(
+        f"{name}, the offline store of the Feast repository, failed for feature view {view.request.view.name!r}: "
+        f"{message.rstrip('. ')}. {advice}"
+    )

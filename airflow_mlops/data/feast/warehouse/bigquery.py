@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError, one_line
+from airflow_mlops.core.errors import one_line
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import ViewRequest
-from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
+from airflow_mlops.data.feast.warehouse.base import Events, Warehouse, failure
 from airflow_mlops.data.feast.warehouse.query import (
     TIME,
     join_sql,
@@ -116,11 +116,7 @@ class BigQueryWarehouse(Warehouse):
                 if final
                 else "Check that BigQuery can be reached where the step runs."
             )
-            kind = FeatureStoreError if final else OfflineStoreError
-            raise kind(
-                f"BigQuery, the offline store of the Feast repository, failed for feature view "
-                f"{view.request.view.name!r}: {one_line(error)}. {advice}"
-            ) from None
+            raise failure("BigQuery", view, one_line(error), advice, final=final) from None
 
 
 def _upload(client: Client, name: str, events: Events) -> None:

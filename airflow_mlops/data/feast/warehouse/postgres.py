@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from airflow_mlops.core.connections import ConnectionInfo
-from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError
+from airflow_mlops.core.errors import FeatureStoreError
 from airflow_mlops.data.databases.connections import driver_message, postgres_uri
 from airflow_mlops.data.databases.failures import is_final
 from airflow_mlops.data.databases.queries.postgres import BATCH_BYTES, result_column
 from airflow_mlops.data.databases.queries.postgres_types import PostgresColumns
 from airflow_mlops.data.databases.sessions import NOTICE_LOST_CLIENT, POSTGRES_SETTINGS
 from airflow_mlops.data.feast import repository as feast_repo
-from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
+from airflow_mlops.data.feast.warehouse.base import Events, Warehouse, failure
 from airflow_mlops.data.feast.warehouse.view import EVENT, EVENT_TIME, SqlView
 
 if TYPE_CHECKING:
@@ -139,11 +139,8 @@ class PostgresWarehouse(Warehouse):
         # While a result is streamed, Arrow raises errors of some drivers as OSError.
         except (adbc_driver_manager.Error, psycopg.Error, OSError, pa.ArrowException) as error:
             final = is_final(error, "postgresql")
-            kind = FeatureStoreError if final else OfflineStoreError
-            raise kind(
-                f"PostgreSQL, the offline store of the Feast repository, failed for feature view "
-                f"{view.request.view.name!r}: {driver_message(error, self._info)}. {self._advice(error, final)}"
-            ) from None
+            message, advice = driver_message(error, self._info), self._advice(error, final)
+            raise failure("PostgreSQL", view, message, advice, final=final) from None
 
     def _advice(self, error: BaseException, final: bool) -> str:
         if (getattr(error, "sqlstate", None) or "") == _DENIED:

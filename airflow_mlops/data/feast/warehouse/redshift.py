@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError, one_line
+from airflow_mlops.core.errors import FeatureStoreError, one_line
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.feast.warehouse import staging
-from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
+from airflow_mlops.data.feast.warehouse.base import Events, Warehouse, failure
 from airflow_mlops.data.feast.warehouse.query import join_sql, keys_have_one_text, query_view, without_json
 from airflow_mlops.data.feast.warehouse.upload import parquet_files
 from airflow_mlops.data.feast.warehouse.view import SqlView
@@ -124,12 +124,8 @@ class RedshiftWarehouse(Warehouse):
                 if final
                 else "Check that Redshift's Data API and s3_staging_location can be reached where the step runs."
             )
-            kind = FeatureStoreError if final else OfflineStoreError
             text = str(error) if isinstance(error, _StatementError) else one_line(error)
-            raise kind(
-                f"Redshift, the offline store of the Feast repository, failed for feature view "
-                f"{view.request.view.name!r}: {text.rstrip('. ')}. {advice}"
-            ) from None
+            raise failure("Redshift", view, text, advice, final=final) from None
 
 
 def _verified(events: Events, view: SqlView) -> Iterator[pa.RecordBatch]:

@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError, one_line
+from airflow_mlops.core.errors import one_line
 from airflow_mlops.data.databases.failures import is_final
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import ViewRequest
-from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
+from airflow_mlops.data.feast.warehouse.base import Events, Warehouse, failure
 from airflow_mlops.data.feast.warehouse.query import (
     CREATED,
     TIME,
@@ -117,11 +117,7 @@ class SnowflakeWarehouse(Warehouse):
                 if final
                 else "Check that Snowflake can be reached where the step runs."
             )
-            kind = FeatureStoreError if final else OfflineStoreError
-            raise kind(
-                f"Snowflake, the offline store of the Feast repository, failed for feature view "
-                f"{view.request.view.name!r}: {one_line(error)}. {advice}"
-            ) from None
+            raise failure("Snowflake", view, one_line(error), advice, final=final) from None
 
 
 def _upload(cursor: SnowflakeCursor, name: str, events: Events) -> None:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from airflow_mlops.core.errors import FeatureStoreError, OfflineStoreError
+from airflow_mlops.core.errors import FeatureStoreError
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.warehouse import staging
-from airflow_mlops.data.feast.warehouse.base import Events, Warehouse
+from airflow_mlops.data.feast.warehouse.base import Events, Warehouse, failure
 from airflow_mlops.data.feast.warehouse.view import EVENT, EVENT_TIME, SqlView
 
 if TYPE_CHECKING:
@@ -129,7 +129,6 @@ class SparkWarehouse(Warehouse):
             yield
         except (PySparkException, Py4JError, OSError, pa.ArrowException) as error:
             final = isinstance(error, AnalysisException)
-            kind = FeatureStoreError if final else OfflineStoreError
             lost = isinstance(error, Py4JNetworkError)
             text = "its process ended" if lost else (str(error).strip().splitlines() or [type(error).__name__])[0]
             advice = (
@@ -137,10 +136,7 @@ class SparkWarehouse(Warehouse):
                 if final
                 else "Check that Spark and the staging location in feature_store.yaml can be reached where the step runs."
             )
-            raise kind(
-                f"Spark, the offline store of the Feast repository, failed for feature view {view.request.view.name!r}: "
-                f"{text.rstrip('. ')}. {advice}"
-            ) from None
+            raise failure("Spark", view, text, advice, final=final) from None
 
 
 def _write(folder: _Folder, view: SqlView, events: Events) -> None:

@@ -62,7 +62,12 @@ def find(store: FeatureStore, views: Collection[str]) -> dict[str, Loss]:
     :raises FeatureStoreError: the online store cannot be read
     """
     lost = {name: Loss(first) for name, first in online_tables.without_rows(store, views).items()}
-    if online_tables.are_local(store) or any(getattr(store.config.online_store, name, None) for name in _EXPIRY):
+    if online_tables.are_local(store):
+        return lost
+    if any(getattr(store.config.online_store, name, None) for name in _EXPIRY):
+        log.info(
+            "Whether the online store still has all rows was not checked, because it deletes rows after some time."
+        )
         return lost
     for view in (*store.list_batch_feature_views(), *store.list_stream_feature_views()):
         if view.name in views and view.online and view.features and view.materialization_intervals:

@@ -59,7 +59,7 @@ def connections(cluster: Cluster, server: str) -> dict[str, str]:
 def client_of(server: str):
     from mlflow import MlflowClient
 
-    return MlflowClient(server)
+    return MlflowClient(server, server)
 
 
 def curve(server: str, run_id: str) -> dict[str, list[float]]:

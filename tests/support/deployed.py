@@ -120,7 +120,7 @@ class Champions:
     def __init__(self, url: str, folder: Path, store: ArtifactStore) -> None:
         from mlflow import MlflowClient
 
-        self.client, self.folder = MlflowClient(url), folder
+        self.client, self.folder = MlflowClient(url, url), folder
         self.model = f"faults_{uuid.uuid4().hex[:8]}"
         self.first = promote(self.client, folder, store, self.model)
         self._source = self.client.get_model_version(self.model, "1").source

@@ -370,7 +370,7 @@ def test_the_resources_of_each_task_are_in_its_event_and_with_the_version(lifecy
         usage["seconds"] > 0 and usage["cpuSeconds"] >= 0 and usage["peakMemoryMb"] > 50 for usage in used.values()
     )
     run_id = events["train"]["outputs"][0]["facets"]["mlops_model"]["runId"]
-    tags = mlflow.MlflowClient(context["mlflow"]).get_run(run_id).data.tags
+    tags = mlflow.MlflowClient(context["mlflow"], context["mlflow"]).get_run(run_id).data.tags
     assert {int(tags[f"mlops.usage.{step}.rows"]) for step in ("train", "evaluate")} == {
         used["train"]["rows"],
         used["evaluate"]["rows"],

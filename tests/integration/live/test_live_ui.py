@@ -71,7 +71,7 @@ def model(airflow: LiveAirflow, mlflow_server: str, tmp_path_factory: pytest.Tem
     """A model with a year of reports; the last one is watched."""
     from mlflow import MlflowClient
 
-    made = Model(airflow, MlflowClient(mlflow_server), tmp_path_factory.mktemp("ui"))
+    made = Model(airflow, MlflowClient(mlflow_server, mlflow_server), tmp_path_factory.mktemp("ui"))
     store = ArtifactStore(f"file://{airflow.home}/artifacts")
     with DatasetWriter(store, f"{made.name}_training") as writer:
         writer.write(pa.table({"a": [1, 2]}))
@@ -117,7 +117,7 @@ def year(airflow: LiveAirflow, mlflow_server: str) -> str:
     """The name of a model with the history of the flights' year, and that of a model that was only trained: NAME_new."""
     from mlflow import MlflowClient
 
-    client, name = MlflowClient(mlflow_server), f"flights_{uuid.uuid4().hex[:8]}"
+    client, name = MlflowClient(mlflow_server, mlflow_server), f"flights_{uuid.uuid4().hex[:8]}"
     client.create_registered_model(name)
     run = client.create_run("0").info
     for _ in range(flights_year.VERSIONS):

@@ -169,7 +169,7 @@ def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
 ) -> None:
     from mlflow import MlflowClient
 
-    mlflow = MlflowClient(mlflow_connection)
+    mlflow = MlflowClient(mlflow_connection, mlflow_connection)
     name = f"deleted-{store.url.rpartition('/')[2]}"
     mlflow.create_registered_model(name)
     used = {"seconds": 4, "cpu_seconds": 3, "peak_memory_mb": 300, "read_bytes": 10, "written_bytes": 1, "rows": 50}
@@ -276,7 +276,7 @@ def test_the_progress_of_a_training_is_what_its_run_has_so_far(
 ) -> None:
     from mlflow import MlflowClient
 
-    mlflow = MlflowClient(mlflow_connection)
+    mlflow = MlflowClient(mlflow_connection, mlflow_connection)
     experiment = mlflow.create_experiment(f"progress-{id(store)}")
 
     def run(task: str, index: str = "", **tags: str) -> str:

@@ -48,7 +48,8 @@ def without_files(mlflow_server, monkeypatch):
 
     server = Server(("127.0.0.1", 0), Proxy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server, MlflowClient(f"http://127.0.0.1:{server.server_port}")
+    address = f"http://127.0.0.1:{server.server_port}"
+    yield server, MlflowClient(address, address)
     server.shutdown()
     server.server_close()
 

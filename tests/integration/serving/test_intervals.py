@@ -48,7 +48,7 @@ def linear_model() -> bytes:
 def test_the_ends_of_intervals_are_answered_and_logged(mlflow_server, tmp_path):
     model, port, store = f"minutes_{uuid.uuid4().hex[:8]}", free_port(), tmp_path / "store"
     store.mkdir()
-    register(MlflowClient(mlflow_server), tmp_path / "files", model, CONTRACT, linear_model())
+    register(MlflowClient(mlflow_server, mlflow_server), tmp_path / "files", model, CONTRACT, linear_model())
     command = ["-m", "airflow_mlops.serving", model, "--store", store.as_uri(), "--port", str(port)]
     rows = [{"distance": 10.0, "hour": 7}, {"distance": 0.1, "hour": 23}]
     tensors = [

@@ -206,7 +206,7 @@ def served(repo: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
     model, port = f"online_{uuid.uuid4().hex[:8]}", free_port()
     exported = linear("binary", features, np.linspace(0.1, 0.9, len(features)))
-    register(MlflowClient(mlflow_server), folder / "files", model, contract, exported)
+    register(MlflowClient(mlflow_server, mlflow_server), folder / "files", model, contract, exported)
     command = [
         "-m",
         "airflow_mlops.serving",

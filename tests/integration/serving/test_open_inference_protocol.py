@@ -65,7 +65,7 @@ def server(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         dataset_id="i",
     )
     folder, model, port = tmp_path_factory.mktemp("model"), f"arrivals_{uuid.uuid4().hex[:8]}", free_port()
-    register(MlflowClient(mlflow_server), folder / "files", model, contract, softmax_model())
+    register(MlflowClient(mlflow_server, mlflow_server), folder / "files", model, contract, softmax_model())
     command = ["-m", "airflow_mlops.serving", model, "--store", folder.as_uri(), "--port", str(port), "--no-log"]
     with answering(command, port, model, mlflow_server) as found:
         found.model = model

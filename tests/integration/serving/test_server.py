@@ -318,8 +318,8 @@ def test_a_server_with_invalid_options_does_not_start(champion, tmp_path):
     )
     assert (run.returncode, "'nowhere'" in run.stderr) == (1, True)
     spec = ServeSpec(model=champion.model, store=champion.url, drop_columns=["ordre"])
-    ref = models.champion(MlflowClient(champion.mlflow), champion.model)
-    folder = download(MlflowClient(champion.mlflow), ref)
+    ref = models.champion(MlflowClient(champion.mlflow, champion.mlflow), champion.model)
+    folder = download(MlflowClient(champion.mlflow, champion.mlflow), ref)
     with pytest.raises(SchemaError, match="'ordre'"):
         Served.load(ref, folder, champion.store, spec)
     Served.load(ref, folder, champion.store, spec.model_copy(update={"log": False}))
@@ -368,7 +368,7 @@ def test_a_promotion_and_a_rollback_take_over_without_a_failed_request(champion,
         thread.start()
     champion.month("2013-02")
     version = champion.results["train"]["candidate"]["version"]
-    MlflowClient(champion.mlflow).set_registered_model_alias(champion.model, "champion", str(version))
+    MlflowClient(champion.mlflow, champion.mlflow).set_registered_model_alias(champion.model, "champion", str(version))
 
     def until(version: int) -> None:
         end = time.monotonic() + 60

@@ -117,7 +117,8 @@ def test_exactly_one_model_must_be_logged(rows, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="logged no model"):
         tracking.model("The notebook")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    client = MlflowClient(tracking.environment["MLFLOW_TRACKING_URI"])
+    address = tracking.environment["MLFLOW_TRACKING_URI"]
+    client = MlflowClient(address, address)
     for name in ("one", "two"):
         client.create_logged_model(client.create_experiment(name), name=name)
     with pytest.raises(TrainingError, match="2 models .'one', 'two'."):

@@ -20,8 +20,9 @@ _HEADERS = (b"upgrade", b"http2-settings")
 class PlainParser:
     """A parser that reads a request with the header ``Upgrade`` again, without this header.
 
-    httptools takes everything after the headers of such a request for the other protocol, and would skip the body. The
-    callbacks of the parser are called a second time. They must ignore the first time, in which :meth:`repeats` is true.
+    httptools treats everything after the headers of such a request as data of the other protocol, and would skip the
+    body. The callbacks of the parser are therefore called twice. They must ignore the first call, during which
+    :meth:`repeats` is true.
 
     :param parser: the parser of httptools
     :param head: returns the headers of the current request without those that ask for another protocol

@@ -43,7 +43,7 @@ def small_batches(monkeypatch):
 
 @pytest.fixture
 def make(client, tmp_path):
-    """``make(dataset, weights)`` registers one more version of a model of this test alone."""
+    """``make(dataset, weights)`` registers another version of a model that only one test uses."""
     model = f"delays_{uuid.uuid4().hex[:8]}"
     return lambda dataset, weights, **options: register(
         client, tmp_path / uuid.uuid4().hex, dataset, weights, **{"model": model, **options}
@@ -300,7 +300,7 @@ def test_predictions_that_cannot_be_used_are_made_again(client, store, dataset, 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "file_hashes", lambda folder: {**hashes(folder), "model.onnx": "changed"})
         assert again() == 2 * 1_000
-    # As after the verdict.
+    # The predictions are deleted, as after the verdict.
     for key in keys:
         store.delete(key)
     assert again() == 2 * 1_000

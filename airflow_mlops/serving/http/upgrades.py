@@ -1,6 +1,6 @@
-"""Answer requests that ask for another protocol with the header ``Upgrade`` by HTTP/1.1, as RFC 9110, section 7.8, allows.
+"""Answer requests with the header ``Upgrade`` as if they did not have it. RFC 9110, section 7.8, allows this.
 
-Java's ``HttpClient`` asks for HTTP/2 in this way by default.
+Such a request asks for a protocol other than HTTP/1.1. Java's ``HttpClient`` asks for HTTP/2 in this way by default.
 """
 
 from __future__ import annotations

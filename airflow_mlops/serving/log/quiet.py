@@ -24,7 +24,7 @@ from airflow_mlops.serving.log.uptime import KEPT, MARGIN, PAUSE, Uptime, record
 
 log = logging.getLogger(__name__)
 
-# A server that starts logs why the windows of this time were not recorded.
+# When a server starts, it logs why windows that ended within this time were not recorded.
 _LOGGED = timedelta(days=1)
 
 

@@ -149,7 +149,7 @@ class UptimeWriter:
         self._published: Uptime | None = None
         self._kept: Uptime | None = None
         self._file: BinaryIO | None = None
-        # Whether the records of servers whose spool was lost are ended.
+        # Whether the records of servers with a lost spool have been ended.
         self._others_ended = False
         self._unreadable: set[Path] = set()
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
-# The files of the live Airflow that run before those on the cluster, while the image of the pods may still be being built.
+# The files of the live Airflow that run before those on the cluster, while the image of the pods is perhaps not built
+# yet.
 LIVE_FIRST = ("test_live_airflow.py", "test_live_approval.py")
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.

@@ -209,13 +209,13 @@ class _Rewriting:
             self._add("Squeeze", found, self._constant(axes, np.int64))
 
     def _total(self, given: str, axes: list[int], kind: str, sizes: list[Any]) -> str:
-        """Add nodes that add the numbers along axes, which stay as dimensions of size 1."""
+        """Add nodes that sum the numbers along axes. The axes stay as dimensions of size 1."""
         for axis in axes:
             if axis in (-1, len(sizes) - 1) and sizes and isinstance(sizes[-1], int):
                 # Only products with constants are computed alike in all batches.
                 given = self._add("MatMul", given, self._constant(np.ones((sizes[-1], 1)), _NUMPY[kind]))
                 continue
-            # The last of the cumulative sums in reverse order is the first number.
+            # With ``reverse``, the cumulative sum of all numbers is in the first place.
             sums = self._add("CumSum", given, self._constant(axis, np.int64), reverse=1)
             given = self._add("Gather", sums, self._constant([0], np.int64), axis=axis)
         return given

@@ -315,8 +315,8 @@ def lose_spool(store: ArtifactStore, model: str, name: str, record: Uptime, now:
     """
     store.write_json(record_key(model, name), record.lost(now).model_dump(mode="json"))
     log.warning(
-        "The spool of the server %s is lost. Predictions since %s may be missing, so windows without requests until now are "
-        "not recorded as empty.",
+        "The spool of the server %s is lost. Predictions since %s may be missing, so windows from then until now are not "
+        "recorded as empty.",
         record.where,
         record.until.isoformat(),
     )

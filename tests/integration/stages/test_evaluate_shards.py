@@ -404,7 +404,7 @@ def test_a_mapped_task_in_other_processes_passes_on_one_verdict_and_sends_one_ev
     with create_session() as session:
         events = select(func.count()).select_from(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
         assert session.scalar(events.where(AssetModel.uri == f"mlops://{good.model}/verdict")) == 1
-    # The record of the version has what both shards used.
+    # The MLflow run of the version records the resources that both shards used.
     usage = by_step(client.get_run(good.run_id).data.tags)["evaluate"]
     assert usage.rows == 66_000
     for name in ("seconds", "cpu_seconds"):

@@ -298,6 +298,14 @@ def test_a_large_upload_has_several_files(place, tables, monkeypatch):
     assert look_up(tables, ["lasting:value"], table)["lasting:value"].to_pylist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("keys", [[], [None, None]], ids=["no events", "no keys"])
+def test_events_that_match_nothing_need_no_rows_of_the_store(place, tables, keys):
+    events = pa.table({"size": pa.array(keys, pa.float64()), "time": pa.array([START] * len(keys), UTC)})
+    found = look_up(tables, ["measured:number"], events)
+    assert found.schema.types == [pa.int64()]
+    assert found.column(0).to_pylist() == [None] * len(keys)
+
+
 def test_nothing_is_left_after_a_failure(place, tables):
     with pytest.raises(FeatureStoreError, match=r"types of the join keys") as failed:
         look_up(tables, ["absent:none"], one(place="EWR"))

@@ -28,7 +28,7 @@ from airflow_mlops.data.feast import join as feast_join
 from airflow_mlops.data.feast import offline_store, warehouse
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast import request as feast_request
-from airflow_mlops.data.feast.warehouse import upload
+from airflow_mlops.data.feast.warehouse import query, upload
 from airflow_mlops.data.feast.warehouse.base import Events
 from airflow_mlops.data.spool import spooled
 from tests.support import object_stores
@@ -417,13 +417,19 @@ def test_errors_that_may_pass_are_retried(place, tables, monkeypatch):
     assert not place.leftovers()
 
 
-def test_the_result_of_a_join_with_lists_as_json_has_lists():
-    from airflow_mlops.data.feast.warehouse.query import without_json
-
-    request = SimpleNamespace(features={"many": pa.list_(pa.int64())})
+def without_json(kind, texts):
+    request = SimpleNamespace(features={"many": pa.list_(kind)}, view=SimpleNamespace(name="listed"))
     view = SimpleNamespace(request=request, features={"many": "f0"}, result=["mlops_event", "f0"])
-    found = without_json(pa.record_batch({"mlops_event": [0, 1], "f0": ["[1, 2]", None]}), view)
-    assert found["f0"].to_pylist() == [[1, 2], None]
+    return query.without_json(pa.record_batch({"mlops_event": range(len(texts)), "f0": texts}), view)["f0"].to_pylist()
+
+
+def test_the_result_of_a_join_with_lists_as_json_has_lists():
+    assert without_json(pa.int64(), ["[1, 2]", None]) == [[1, 2], None]
+    # Snowflake writes null in an array as a word.
+    words = '["undefined", undefined, "a\\"undefined"]'
+    assert without_json(pa.string(), [words]) == [["undefined", None, 'a"undefined']]
+    with pytest.raises(FeatureStoreError, match="'many' of feature view 'listed' is declared as a list"):
+        without_json(pa.string(), ["1;2"])
 
 
 @pytest.mark.parametrize("time", [UTC, pa.timestamp("us"), pa.int64()], ids=str)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -39,8 +40,8 @@ _LOADERS = (
     "resolve_name", "import_string",
 )  # fmt: skip
 _LOADING = ("pydoc", "runpy")
-# Code with one of these texts may make modules importable that are not found before it runs.
-_PATH = (b"sys.path", b"from sys import", b"addsitedir")
+# Code that contains this may make modules importable that are not found before it runs.
+_PATH = re.compile(rb"\bsys\.path\b|\bfrom sys import [^\n]*(\bpath\b|[*(])|\baddsitedir\b")
 
 
 def environment() -> str:
@@ -127,7 +128,7 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                 )
             found[module] = hashlib.sha256(source).hexdigest()
             waiting += _imports(source, spec)
-            if any(text in source for text in _PATH):
+            if _PATH.search(source):
                 changes_path.append(module)
     missing = sorted(module for module, digest in found.items() if not digest)
     if changes_path and missing:

@@ -31,7 +31,7 @@ _KEYS, _ROWS = 20, 1_000
 # Parts of the last interval that are read one after the other, until one has rows. A warehouse returns all rows of a part.
 _PARTS = (1 / 64, 1 / 8, 1)
 # Largest number of parts of earlier intervals that are read if the last interval has no rows.
-_EARLIER = 20
+_EARLIER = 10
 # Intervals with a shorter pause between them are one interval. A chunk ends a microsecond before the next one.
 _PAUSE = timedelta(seconds=1)
 # Settings of online stores that delete rows after some time.
@@ -152,8 +152,8 @@ def _rows(store: FeatureStore, view: Any, columns: dict[str, str], oldest: datet
 def _spans(intervals: list[tuple[datetime, datetime]], oldest: datetime | None) -> list[tuple[datetime, datetime]]:
     """Return the last materialized interval, and then earlier parts of the intervals, newest first.
 
-    A view whose source changes rarely has no rows in most intervals. Each earlier part is twice as long as the one before,
-    so that few parts are read.
+    A view whose source changes rarely has no rows in most intervals. Each earlier part is eight times as long as the one
+    before, so that few parts are read.
 
     :param oldest: time before which nothing is returned
     """
@@ -169,7 +169,7 @@ def _spans(intervals: list[tuple[datetime, datetime]], oldest: datetime | None) 
                 yield part, end
                 if part == begin:
                     break
-                end, length = part, 2 * length
+                end, length = part, 8 * length
 
     return list(islice(parts(), 1 + _EARLIER))
 

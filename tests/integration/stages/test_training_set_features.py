@@ -656,11 +656,13 @@ def test_a_type_without_an_arrow_equivalent_is_named(kinds):
 
 def test_features_that_only_a_materialization_computes_are_refused(tmp_path):
     view = """
-from feast import BatchFeatureView
-doubled = BatchFeatureView(
-    name="doubled", entities=[place], schema=[Field(name="value", dtype=Int64)], source=hourly,
-    mode="pandas", udf=lambda frame: frame * 2, udf_string="",
+from feast import BatchFeatureView, PushSource, StreamFeatureView
+computed_by = dict(
+    entities=[place], schema=[Field(name="value", dtype=Int64)], mode="pandas", udf=lambda frame: frame * 2, udf_string="",
 )
+doubled = BatchFeatureView(name="doubled", source=hourly, **computed_by)
+pushed = PushSource(name="pushed", batch_source=hourly)
+streamed = StreamFeatureView(name="streamed", source=pushed, timestamp_field="at", **computed_by)
 """
     (tmp_path / "feature_store.yaml").write_text(FEATURE_STORE)
     write_hourly(tmp_path, [("EWR", 0, 0, 1, "a")])
@@ -668,9 +670,20 @@ doubled = BatchFeatureView(
     (tmp_path / "definitions.py").write_text(textwrap.dedent(DEFINITIONS) + view)
     store = feast_repo.open_store(str(tmp_path))
     feast_repo.apply(store, feast_repo.parse_repo(store))
-    spec = TrainingSetSpec(name="n", entities="e", timestamp="at", repo=str(tmp_path), features=["doubled:value"])
+
+    def source(feature):
+        return FeatureSource(
+            TrainingSetSpec(name="n", entities="e", timestamp="at", repo=str(tmp_path), features=[feature])
+        )
+
     with pytest.raises(FeatureStoreError, match="'doubled' has a function"):
-        FeatureSource(spec)
+        source("doubled:value")
+    # What a stream has computed is in the batch source. Feast would apply the function again.
+    source("streamed:value")
+    view = store.get_stream_feature_view("streamed")
+    store.registry.apply_materialization(view, store.project, START, START + timedelta(days=1))
+    with pytest.raises(FeatureStoreError, match="'streamed' has a function"):
+        source("streamed:value")
 
 
 def test_the_content_of_features_changes_with_definitions_and_files_only(tmp_path):

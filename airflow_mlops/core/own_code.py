@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ from importlib import invalidate_caches
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import get_importer
+from pkgutil import get_importer, iter_modules
 from sysconfig import get_path
 
 from airflow_mlops import __version__
@@ -39,6 +40,8 @@ _LOADERS = (
     "resolve_name", "import_string",
 )  # fmt: skip
 _LOADING = ("pydoc", "runpy")
+# Code that contains this may make modules importable that are not found before it runs.
+_PATH = re.compile(rb"\bsys\.path\b|\bfrom sys import [^\n]*(\bpath\b|[*(])|\baddsitedir\b")
 
 
 def environment() -> str:
@@ -89,10 +92,12 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
     :return: the SHA-256 by name of the module; ``pinned`` for the standard library and for this package; empty for a
         module that does not exist
     :raises NotCacheableError: a module is not Python source text, may run code that no import statement names (such as
-        with ``exec``), or may have changed since this process imported it
+        with ``exec``), may have changed since this process imported it, or is not found although a module changes
+        ``sys.path``
     """
     invalidate_caches()
     found: dict[str, str] = {}
+    changes_path: list[str] = []
     named = {module_of(path) for path in paths}
     waiting = [(name, True) for name in sorted(named)]
     while waiting:
@@ -123,6 +128,13 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                 )
             found[module] = hashlib.sha256(source).hexdigest()
             waiting += _imports(source, spec)
+            if _PATH.search(source):
+                changes_path.append(module)
+    missing = sorted(module for module, digest in found.items() if not digest)
+    if changes_path and missing:
+        raise NotCacheableError(
+            f"the module {missing[0]!r} is not found, and the module {min(changes_path)!r} may change sys.path, where modules are found"
+        )
     return dict(sorted(found.items()))
 
 
@@ -284,7 +296,8 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
                 parents = parents[: len(parents) - node.level + 1]
                 base = ".".join(filter(None, [*parents, base]))
             yield base, True
-            yield from ((f"{base}.{alias.name}", False) for alias in node.names if alias.name != "*")
+            names = [alias.name for alias in node.names]
+            yield from ((f"{base}.{item}", False) for item in (_listed(base) if names == ["*"] else names))
         elif isinstance(node, ast.Call) and _name(node.func) in _IMPORTERS:
             first = node.args[0] if node.args else None
             if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith("."):
@@ -292,6 +305,16 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
                 yield first.value, True
         if id(node) not in known and (way := _other_way(node)):
             raise NotCacheableError(f"the module {spec.name!r} may run code that no import statement names ({way})")
+
+
+def _listed(package: str) -> list[str]:
+    """Return the modules that ``from package import *`` may import: all in the package, if it has a list ``__all__``."""
+    spec = _find(package)
+    if spec is None or spec.submodule_search_locations is None or _is_pinned(spec):
+        return []
+    if b"__all__" not in (_source(spec) or b""):
+        return []
+    return sorted(module.name for module in iter_modules(spec.submodule_search_locations))
 
 
 def _other_way(node: ast.AST) -> str | None:

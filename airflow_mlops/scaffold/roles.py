@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
 # Common names of the positive class in text labels, in lower case.
 _POSITIVE = {"yes", "y", "true", "t", "1"}
+_NEGATIVE = {"no", "n", "false", "f", "0"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ def choose_roles(sample: Sample, given: Given, person: Person) -> Roles:
         raise SpecError(
             f"The label {label!r} has the values {' and '.join(alike)}, which differ only by blanks, letter case or Unicode form, but "
             "would be different classes. Correct them in the source, for example with a view."
+        )
+    if spellings := _spellings_of_yes_and_no(columns[label]):
+        raise SpecError(
+            f"The label {label!r} has the values {listed(spellings)}, which all mean yes or no, but would be {len(spellings)} different "
+            "classes. Write each of the two in one way in the source, for example with a view."
         )
     task, positive = _task(columns[label], given.positive, person)
     return Roles(columns, time, label, delay, keys, task, positive)
@@ -222,6 +228,14 @@ def _require_zone(name: str) -> None:
         raise SpecError(f"--timezone: {error}") from None
     if name != UTC and not isinstance(found, ZoneInfo):
         raise SpecError(f"--timezone is the offset {name!r}. Write a name of the IANA database, such as Europe/Berlin.")
+
+
+def _spellings_of_yes_and_no(label: Column) -> list[str]:
+    """Return the values of a label of text if there are more than two and all mean yes or no, such as true, false, 1 and 0."""
+    if not label.is_text or not 2 < label.distinct <= len(_POSITIVE | _NEGATIVE):
+        return []
+    found = label.categories()
+    return found if {text.strip().casefold() for text in found} <= _POSITIVE | _NEGATIVE else []
 
 
 def _task(label: Column, positive: str | None, person: Person) -> tuple[Task, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from pyarrow.fs import LocalFileSystem
 
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.fingerprints import file_sha256, fingerprint
-from airflow_mlops.data.feast import parquet_source
+from airflow_mlops.data.feast import parquet_source, repository_code
 from airflow_mlops.data.feast.remembered import Source
 from airflow_mlops.data.feast.request import FeatureRequest
 
@@ -25,7 +26,8 @@ def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
 
     :param store: the Feast repository
     :param request: the features to join
-    :raises NotCacheableError: the source of a feature view does not consist of local Parquet files
+    :raises NotCacheableError: the source of a feature view does not consist of local Parquet files, or the code of an
+        on-demand feature view is not known
     """
     return {
         "refs": request.refs,
@@ -43,7 +45,7 @@ def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
             {"alias": item.alias, "features": item.features, "definition": _definition(item.view)}
             for item in request.on_demand
         ],
-        "code": _code(store.repo_path) if request.on_demand else {},
+        "code": _code(store.repo_path, [item.view for item in request.on_demand]) if request.on_demand else {},
         "project": store.project,
         "offline_store": str(store.config.offline_store.type),
     }
@@ -112,6 +114,29 @@ def _files(store: FeatureStore, item: Any) -> list[str]:
     return [file_sha256(Path(file)) for file in dataset.files]
 
 
-def _code(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each Python file of the repository. On-demand feature views may use code of all files."""
-    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in sorted(folder.rglob("*.py"))}
+def _code(folder: Path, views: Iterable[Any]) -> dict[str, str]:
+    """Return the hashes of the repository's modules, and of all modules that they import.
+
+    :param views: on-demand feature views, whose functions may use all of these modules
+    :raises NotCacheableError: a module is not known, or the repository on this machine does not define a function
+    """
+    texts = [file.read_text(encoding="utf-8") for file in folder.rglob("*.py")]
+    for view in views:
+        content = json_format.MessageToDict(view.to_proto().spec, preserving_proto_field_name=True)
+        # The function itself is in the registry, but only its file shows which modules it uses.
+        if not all(any(function.strip() in text for text in texts) for function in _functions(content)):
+            raise NotCacheableError(
+                f"no file in {folder} contains the function of on-demand feature view {view.name!r} as it is in the registry, so the "
+                "code that it uses is not known"
+            )
+    return repository_code.hashes(folder)
+
+
+def _functions(value: Any) -> Iterator[str]:
+    """Yield the source text of each function in a definition."""
+    if isinstance(value, dict):
+        if isinstance(text := value.get("body_text"), str):
+            yield text
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _functions(item)

@@ -95,6 +95,11 @@ def _by_pandas(store: FeatureStore, request: ViewRequest, events: pa.Table, time
     complete = np.ones(events.num_rows, bool)
     for key in keys:
         complete &= events[key].is_valid().to_numpy()
+    if not complete.any():
+        # Feast cannot join an empty DataFrame, because it has no first and no last time.
+        return pa.table(
+            {f"{request.alias}:{name}": pa.nulls(len(complete), kind) for name, kind in request.features.items()}
+        )
     # pandas would convert integer keys with nulls to doubles, which changes ids beyond 2**53.
     table: pd.DataFrame = events.filter(pa.array(complete)).to_pandas()
     table = table.rename(columns={timestamp: EVENT_TIME}).assign(**{EVENT: np.flatnonzero(complete)})

@@ -1,8 +1,8 @@
 """Find feature views whose materialized rows are no longer in the online store, such as after a flush of Redis.
 
 Feast's registry then still lists the materialized intervals, and Feast does not compare registry and store. No interface of
-Feast lists the rows of an online store. Therefore some keys of the last materialized interval are read from the source of the
-view and looked up online. In a local SQLite file, the tables themselves are read.
+Feast lists the rows of an online store. Therefore some keys of the last materialized interval with rows are read from the source of
+the view and looked up online. In a local SQLite file, the tables themselves are read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import FeatureStoreError, one_line
@@ -29,6 +30,10 @@ log = logging.getLogger("airflow_mlops.stages")
 _KEYS, _ROWS = 20, 1_000
 # Parts of the last interval that are read one after the other, until one has rows. A warehouse returns all rows of a part.
 _PARTS = (1 / 64, 1 / 8, 1)
+# Largest number of parts of earlier intervals that are read if the last interval has no rows.
+_EARLIER = 10
+# Intervals with a shorter pause between them are one interval. A chunk ends a microsecond before the next one.
+_PAUSE = timedelta(seconds=1)
 # Settings of online stores that delete rows after some time.
 _EXPIRY = ("key_ttl_seconds", "ttl_seconds")
 
@@ -80,7 +85,7 @@ def find(store: FeatureStore, views: Collection[str]) -> dict[str, Loss]:
 
 
 def _some_keys(store: FeatureStore, view: Any) -> list[dict[str, Any]]:
-    """Return keys that were materialized last; empty if they are not known."""
+    """Return keys that were materialized, of the newest interval with rows; empty if they are not known."""
     if view.batch_source is None:
         return []
     entities = {entity.name: entity.join_key for entity in store.list_entities()}
@@ -88,11 +93,9 @@ def _some_keys(store: FeatureStore, view: Any) -> list[dict[str, Any]]:
     names = [name for name in names if not name.startswith("__dummy")]
     originals = {mapped: name for name, mapped in (view.batch_source.field_mapping or {}).items()}
     columns = {name: originals.get(name, name) for name in names}
-    start, end = max(view.materialization_intervals, key=lambda interval: (interval[1], interval[0]))
-    if view.ttl:
-        start = max(start, datetime.now(timezone.utc) - view.ttl)
+    oldest = datetime.now(timezone.utc) - view.ttl if view.ttl else None
     try:
-        for table in _rows(store, view, columns, start, end) if start <= end else ():
+        for table in _rows(store, view, columns, oldest):
             keys = [decoded(table[column]).combine_chunks().to_pylist() for column in columns.values()]
             rows = list(zip(*keys, strict=True)) if keys else [()] * min(1, table.num_rows)
             distinct = list(dict.fromkeys(row for row in rows if None not in row))
@@ -109,24 +112,28 @@ def _some_keys(store: FeatureStore, view: Any) -> list[dict[str, Any]]:
     return []
 
 
-def _rows(
-    store: FeatureStore, view: Any, columns: dict[str, str], start: datetime, end: datetime
-) -> Iterator[pa.Table]:
-    """Yield tables with rows of the source between two times, until the caller has found rows."""
+def _rows(store: FeatureStore, view: Any, columns: dict[str, str], oldest: datetime | None) -> Iterator[pa.Table]:
+    """Yield tables with rows of the source in the materialized intervals, newest first, until the caller has found rows.
+
+    :param columns: column of the source, by join key
+    :param oldest: time before which rows are not read
+    """
     source = view.batch_source
     originals = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
     time = originals.get(source.timestamp_field, source.timestamp_field)
     request = ViewRequest(view, view.name, {}, {})
+    spans = _spans(view.materialization_intervals, oldest)
     if is_parquet(store, request):
         files = open_files(store, request)
-        span = Span(*(int(moment.timestamp() * 1_000_000) for moment in (start, end)))
         chosen = list(dict.fromkeys([*columns.values(), time]))
-        condition = within(files.schema.field(time), span)
-        if condition is not None:
-            yield files.scanner(columns=chosen, filter=condition, fragment_readahead=1).head(_ROWS)
+        for start, end in spans:
+            condition = within(files.schema.field(time), Span(*(int(t.timestamp() * 1_000_000) for t in (start, end))))
+            if condition is not None:
+                yield files.scanner(columns=chosen, filter=condition, fragment_readahead=1).head(_ROWS)
         return
     feature = view.features[0].name
-    for part in _PARTS:
+    parts = [(end - (end - start) * part, end) for start, end in spans[:1] for part in _PARTS]
+    for start, end in (*parts, *spans[1:]):
         with feast_repo.quietly():
             job = store.provider.offline_store.pull_latest_from_table_or_query(
                 config=store.config,
@@ -135,11 +142,47 @@ def _rows(
                 feature_name_columns=[originals.get(feature, feature)],
                 timestamp_field=time,
                 created_timestamp_column=None,
-                start_date=end - (end - start) * part,
+                start_date=start,
                 end_date=end,
             )
             table = job.to_arrow()
         yield table.slice(0, _ROWS)
+
+
+def _spans(intervals: list[tuple[datetime, datetime]], oldest: datetime | None) -> list[tuple[datetime, datetime]]:
+    """Return the last materialized interval, and then earlier parts of the intervals, newest first.
+
+    A view whose source changes rarely has no rows in most intervals. Each earlier part is eight times as long as the one
+    before, so that few parts are read.
+
+    :param oldest: time before which nothing is returned
+    """
+    newest = max(intervals, key=lambda interval: (interval[1], interval[0]))
+    length = max(newest[1] - newest[0], _PAUSE)
+
+    def parts() -> Iterator[tuple[datetime, datetime]]:
+        nonlocal length
+        for start, end in _joined(intervals):
+            begin = max(start, oldest) if oldest is not None else start
+            while begin <= end:
+                part = end - length if end - begin > length else begin
+                yield part, end
+                if part == begin:
+                    break
+                end, length = part, 8 * length
+
+    return list(islice(parts(), 1 + _EARLIER))
+
+
+def _joined(intervals: list[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+    """Join intervals that overlap or follow each other, newest first."""
+    joined: list[tuple[datetime, datetime]] = []
+    for start, end in sorted(intervals, key=lambda interval: (interval[1], interval[0]), reverse=True):
+        if joined and end + _PAUSE >= joined[-1][0]:
+            joined[-1] = min(start, joined[-1][0]), joined[-1][1]
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _absent(store: FeatureStore, view: Any, keys: list[dict[str, Any]]) -> int:

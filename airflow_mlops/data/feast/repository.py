@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import io
+import linecache
 import logging
 import os
 import re
@@ -246,6 +247,8 @@ def _imports_of(folder: Path, files_of: Callable[[Path], list[Path]]) -> Iterato
         sys.dont_write_bytecode = True
         os.chdir(folder)
         importlib.invalidate_caches()
+        # Feast registers the source text of functions. This process may remember the text of an earlier version of a file.
+        linecache.checkcache()
         try:
             yield
         finally:

@@ -119,6 +119,26 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
     return FeatureRequest(list(dict.fromkeys(refs)), list(views.values()), on_demand)
 
 
+def require_stored(request: FeatureRequest) -> None:
+    """Check that the sources of feature views contain the features, because joins read only the sources.
+
+    The batch source of a stream feature view contains the features that its function has computed, unless the view was
+    materialized: Feast then applies the function to the batch source.
+
+    :raises FeatureStoreError: Feast computes the features of a view from its source when it materializes the view
+    """
+    from feast import StreamFeatureView
+
+    for item in request.views:
+        is_stored = isinstance(item.view, StreamFeatureView) and not item.view.materialization_intervals
+        if getattr(item.view, "feature_transformation", None) and not is_stored:
+            raise FeatureStoreError(
+                f"Feature view {item.view.name!r} has a function, which Feast applies only when it materializes the view. A join would "
+                "read the source without it, so training and serving would get different values. Compute the features in the source, "
+                "or in an on-demand feature view."
+            )
+
+
 def arrow_type(dtype: Any, field: str, view: str) -> pa.DataType:
     """Convert the type of a feature view's field to an Arrow type.
 

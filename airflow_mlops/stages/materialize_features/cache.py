@@ -7,14 +7,10 @@ store (SQLite) and the sources have exactly the bytes that the earlier task left
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
-from airflow_mlops.core import own_code
 from airflow_mlops.core.errors import NotCacheableError
-from airflow_mlops.core.fingerprints import file_sha256
-from airflow_mlops.core.isolation import FolderModules
+from airflow_mlops.data.feast import repository_code
 from airflow_mlops.data.feast.local_files import LocalFiles
 from airflow_mlops.data.selection import contents, select_whole
 from airflow_mlops.stages.cache import require_unpurged
@@ -41,24 +37,11 @@ def inputs(spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, Any
         "spec": spec.model_dump(mode="json", exclude={"sources"}),
         "folder": str(files.folder),
         "config": files.config,
-        "code": _code(files.folder),
+        "code": repository_code.hashes(files.folder),
         "sources": {
             name: [contents(found), str(spec.sources[name].valid_from)] for name, found in sorted(datasets.items())
         },
     }
-
-
-def _code(folder: Path) -> dict[str, str]:
-    """Return the hashes of the modules that define the repository, and of all modules that they import."""
-    ignored = folder / ".feastignore"
-    relative = [file.relative_to(folder) for file in sorted(folder.rglob("*.py"))]
-    modules = [file.with_suffix("").parts for file in relative if not any(part[0] == "." for part in file.parts)]
-    # Feast imports the modules by these names as well.
-    with FolderModules(folder, {parts[0] for parts in modules}).active():
-        sys.path.insert(0, str(folder))
-        found = own_code.hashes(f"{'.'.join(parts).removesuffix('.__init__')}:" for parts in modules)
-    own = {file.as_posix(): file_sha256(folder / file) for file in relative}
-    return {**found, **own, ".feastignore": ignored.read_text() if ignored.exists() else ""}
 
 
 def artifacts(result: MaterializeFeaturesResult, spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, str]:

@@ -53,6 +53,8 @@ class FeatureSource:
     """The Feast repository from which the features of a training set are joined.
 
     The repository is opened only if the spec contains features from Feast.
+
+    :raises FeatureStoreError: Feast computes a feature only when it materializes the view
     """
 
     def __init__(self, spec: TrainingSetSpec) -> None:
@@ -67,6 +69,7 @@ class FeatureSource:
         self._store = feast_repo.open_store(spec.repo)
         with feast_repo.locked(self._store, shared=True):
             self._request = feast_request.resolve(self._store, spec.feature_service, spec.features)
+        feast_request.require_stored(self._request)
 
     @property
     def event_columns(self) -> list[str]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation import Expectation
 
+# The message of pandas for the truth of a comparison with null, in columns of the types Int64 and UInt64.
+_NULL_OF_PANDAS = "boolean value of NA is ambiguous"
 _INDEX = "index.html"
 # Expectations about the names of columns.
 _ABOUT_NAMES = frozenset({
@@ -288,9 +290,17 @@ def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> Non
         message = exception_message(result)
         if message:
             raise ValidationError(
-                f"The expectation {title(result)} of suite {suite!r} could not be computed: {message.rstrip('.')}. "
-                "Correct the suite, or the data if a column is absent."
+                f"The expectation {title(result)} of suite {suite!r} could not be computed: {message.rstrip('.')}. {_remedy(message)}"
             )
+
+
+def _remedy(message: str) -> str:
+    if _NULL_OF_PANDAS in message:
+        return (
+            "A column has nulls and integers beyond 2^53, which pandas does not compare with numbers. Set ignore_row_if of the "
+            "expectation to either_value_is_missing, or to any_value_is_missing for more than two columns."
+        )
+    return "Correct the suite, or the data if a column is absent."
 
 
 def was_not_computed(result: ExpectationValidationResult) -> bool:

@@ -142,6 +142,10 @@ def test_features_that_the_online_store_has_lost_are_not_fresh(repo, server, tmp
     assert check(repo, window="2013-04..2013-05") is not None
     found = feast_repo.open_store(str(repo)).get_online_features(["first:value"], [{"place": "P7"}]).to_dict()
     assert found["value"] == [7]
+    # The last window has no rows either, so the rows of an earlier one are looked up.
+    assert "lacks" not in materialize_again(repo, tmp_path, "2013-07")
+    flush(server)
+    assert "lacks 20 of 20 keys of 'first'" in materialize_again(repo, tmp_path, "2013-08")
     # Rows that came late, after their window was materialized, are not a loss.
     late = [(f"P{number}", datetime(2013, 4, 3), number) for number in range(40, 60)]
     pq.write_table(table([*rows, *late]), repo / "places.parquet")

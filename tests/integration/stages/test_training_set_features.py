@@ -654,6 +654,38 @@ def test_a_type_without_an_arrow_equivalent_is_named(kinds):
         look_up(kinds, ["opaque:bytes"], pa.table({"place": ["EWR"], "time": minutes([10])}))
 
 
+def test_features_that_only_a_materialization_computes_are_refused(tmp_path):
+    view = """
+from feast import BatchFeatureView, PushSource, StreamFeatureView
+computed_by = dict(
+    entities=[place], schema=[Field(name="value", dtype=Int64)], mode="pandas", udf=lambda frame: frame * 2, udf_string="",
+)
+doubled = BatchFeatureView(name="doubled", source=hourly, **computed_by)
+pushed = PushSource(name="pushed", batch_source=hourly)
+streamed = StreamFeatureView(name="streamed", source=pushed, timestamp_field="at", **computed_by)
+"""
+    (tmp_path / "feature_store.yaml").write_text(FEATURE_STORE)
+    write_hourly(tmp_path, [("EWR", 0, 0, 1, "a")])
+    write_twofold(tmp_path, [("EWR", 1, 0, 1)])
+    (tmp_path / "definitions.py").write_text(textwrap.dedent(DEFINITIONS) + view)
+    store = feast_repo.open_store(str(tmp_path))
+    feast_repo.apply(store, feast_repo.parse_repo(store))
+
+    def source(feature):
+        return FeatureSource(
+            TrainingSetSpec(name="n", entities="e", timestamp="at", repo=str(tmp_path), features=[feature])
+        )
+
+    with pytest.raises(FeatureStoreError, match="'doubled' has a function"):
+        source("doubled:value")
+    # What a stream has computed is in the batch source. Feast would apply the function again.
+    source("streamed:value")
+    view = store.get_stream_feature_view("streamed")
+    store.registry.apply_materialization(view, store.project, START, START + timedelta(days=1))
+    with pytest.raises(FeatureStoreError, match="'streamed' has a function"):
+        source("streamed:value")
+
+
 def test_the_content_of_features_changes_with_definitions_and_files_only(tmp_path):
     def described(**spec):
         features = {"features": ["lasting:value", "computed:scaled"], **spec}
@@ -683,6 +715,31 @@ def test_the_content_of_features_changes_with_definitions_and_files_only(tmp_pat
     third = described()
     applied(DEFINITIONS.replace("* 1.0", "* 2.0"))
     assert len({json.dumps(item) for item in (first, second, third, described())}) == 4
+
+
+def test_code_that_an_on_demand_view_imports_counts(tmp_path, monkeypatch):
+    repo, elsewhere = tmp_path / "repo", tmp_path / "elsewhere"
+    repo.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.syspath_prepend(elsewhere)
+    (repo / "feature_store.yaml").write_text(FEATURE_STORE)
+    write_hourly(repo, [("EWR", 0, 0, 1, "a")])
+    write_twofold(repo, [("EWR", 1, 0, 1)])
+    (elsewhere / "company_rates.py").write_text("RATE = 2.0\n")
+    definitions = DEFINITIONS.replace("    return pd", "    from company_rates import RATE\n    return pd").replace(
+        "1.0", "RATE"
+    )
+    (repo / "definitions.py").write_text(definitions)
+    store = feast_repo.open_store(str(repo))
+    feast_repo.apply(store, feast_repo.parse_repo(store))
+    request = feast_request.resolve(store, None, ["computed:scaled"])
+    first = content.describe(store, request)
+    assert content.describe(store, request) == first
+    (elsewhere / "company_rates.py").write_text("RATE = 3.0\n")
+    assert content.describe(store, request) != first
+    (repo / "definitions.py").write_text("")
+    with pytest.raises(NotCacheableError, match="'computed'"):
+        content.describe(store, request)
 
 
 def test_a_function_that_feast_runs_from_its_pickle_counts_with_the_pickle(tmp_path):

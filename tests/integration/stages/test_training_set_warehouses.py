@@ -28,7 +28,7 @@ from airflow_mlops.data.feast import join as feast_join
 from airflow_mlops.data.feast import offline_store, warehouse
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast import request as feast_request
-from airflow_mlops.data.feast.warehouse import upload
+from airflow_mlops.data.feast.warehouse import query, upload
 from airflow_mlops.data.feast.warehouse.base import Events
 from airflow_mlops.data.spool import spooled
 from tests.support import object_stores
@@ -299,6 +299,14 @@ def test_a_large_upload_has_several_files(place, tables, monkeypatch):
     assert look_up(tables, ["lasting:value"], table)["lasting:value"].to_pylist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("keys", [[], [None, None]], ids=["no events", "no keys"])
+def test_events_that_match_nothing_need_no_rows_of_the_store(place, tables, keys):
+    events = pa.table({"size": pa.array(keys, pa.float64()), "time": pa.array([START] * len(keys), UTC)})
+    found = look_up(tables, ["measured:number"], events)
+    assert found.schema.types == [pa.int64()]
+    assert found.column(0).to_pylist() == [None] * len(keys)
+
+
 def test_nothing_is_left_after_a_failure(place, tables):
     with pytest.raises(FeatureStoreError, match=r"types of the join keys") as failed:
         look_up(tables, ["absent:none"], one(place="EWR"))
@@ -410,13 +418,19 @@ def test_errors_that_may_pass_are_retried(place, tables, monkeypatch):
     assert not place.leftovers()
 
 
-def test_the_result_of_a_join_with_lists_as_json_has_lists():
-    from airflow_mlops.data.feast.warehouse.query import without_json
-
-    request = SimpleNamespace(features={"many": pa.list_(pa.int64())})
+def without_json(kind, texts):
+    request = SimpleNamespace(features={"many": pa.list_(kind)}, view=SimpleNamespace(name="listed"))
     view = SimpleNamespace(request=request, features={"many": "f0"}, result=["mlops_event", "f0"])
-    found = without_json(pa.record_batch({"mlops_event": [0, 1], "f0": ["[1, 2]", None]}), view)
-    assert found["f0"].to_pylist() == [[1, 2], None]
+    return query.without_json(pa.record_batch({"mlops_event": range(len(texts)), "f0": texts}), view)["f0"].to_pylist()
+
+
+def test_the_result_of_a_join_with_lists_as_json_has_lists():
+    assert without_json(pa.int64(), ["[1, 2]", None]) == [[1, 2], None]
+    # Snowflake writes null in an array as a word.
+    words = '["undefined", undefined, "a\\"undefined"]'
+    assert without_json(pa.string(), [words]) == [["undefined", None, 'a"undefined']]
+    with pytest.raises(FeatureStoreError, match="'many' of feature view 'listed' is declared as a list"):
+        without_json(pa.string(), ["1;2"])
 
 
 @pytest.mark.parametrize("time", [UTC, pa.timestamp("us"), pa.int64()], ids=str)

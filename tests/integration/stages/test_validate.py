@@ -430,6 +430,12 @@ def test_ids_and_decimals_are_validated_exactly(context):
         on_failure="quarantine",
     )
     assert result.success
+    pair = {"column_A": "id", "column_B": "id"}
+    kind = "expect_column_pair_values_a_to_be_greater_than_b"
+    with pytest.raises(ValidationError, match="Set ignore_row_if"):
+        validate(context, dataset, expectation(kind, **pair, or_equal=True, ignore_row_if="neither"))
+    pair["ignore_row_if"] = "either_value_is_missing"
+    assert validate(context, dataset, expectation(kind, **pair, or_equal=True)).success
     assert result.quarantined is not None
     assert result.quarantined.rows == 0
 

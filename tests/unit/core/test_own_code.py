@@ -73,9 +73,25 @@ def test_a_module_that_appears_later_counts(folder):
         (folder / "own_optional.py").unlink()
 
 
+def test_all_modules_that_a_package_lists_count_if_everything_is_imported_from_it(folder):
+    written(
+        folder,
+        {
+            "own_listed/__init__.py": "__all__ = ['tool']\n",
+            "own_listed/tool.py": "A = 1\n",
+            "own_star.py": "from own_listed import *\n\ndef fit():\n    return tool.A\n",
+        },
+    )
+    before = own_code.hashes(["own_star:fit"])
+    written(folder, {"own_listed/tool.py": "A = 2\n"})
+    assert own_code.hashes(["own_star:fit"]) != before
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("import sys\nsys.path.append('/elsewhere')\nimport own_elsewhere\n", "'own_elsewhere' is not found"),
+        ("from sys import path\npath.append('/elsewhere')\nimport own_elsewhere\n", "'own_elsewhere' is not found"),
         ("import importlib\nname = 'x'\nimportlib.import_module(name)\n", "no import statement names"),
         ("from importlib import import_module as load\nload('x' + 'y')\n", "no import statement names"),
         ("from importlib import import_module\nlist(map(import_module, ['x']))\n", "no import statement names"),

@@ -484,6 +484,13 @@ def test_texts_that_differ_only_by_blanks_case_or_unicode_form_are_named(one, ot
     assert not [note for note in sample.notes if "'other'" in note]
 
 
+@pytest.mark.parametrize("texts", [["True", "False", "1", "0"], ["yes", "Y", "no"]])
+def test_several_spellings_of_yes_and_no_are_not_classes(texts):
+    with pytest.raises(SpecError, match=f"all mean yes or no, but would be {len(texts)} different classes"):
+        proposed(table(late=pa.array([texts[row % len(texts)] for row in range(600)])))
+    assert proposed(table(late=pa.array([["y", "n", "maybe"][row % 3] for row in range(600)]))).task == "multiclass"
+
+
 def test_texts_and_names_that_look_the_same_are_told_apart():
     found = table(kind=pa.array(["\u00e9", "e\u0301", "x"] * 200))
     for name in ("\u00fc", "u\u0308"):

@@ -7,11 +7,13 @@ are already in a table of the store, and Feast only writes the SQL of the join.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_mlops.core.errors import FeatureStoreError, one_line
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.feast.warehouse.base import Events
@@ -29,6 +31,8 @@ from airflow_mlops.data.feast.warehouse.view import (
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+# Text in quotes, or the word `undefined` outside of quotes.
+_UNDEFINED = re.compile(r'"(?:\\.|[^"\\])*"|undefined')
 TIME, CREATED, PARTITION = "row_time", "row_created", "row_partition"
 
 
@@ -110,10 +114,25 @@ def keys_have_one_text(schema: pa.Schema) -> bool:
 
 
 def without_json(batch: pa.RecordBatch, view: SqlView) -> pa.RecordBatch:
-    """Select the columns ``view.result``. Features that are declared as lists, but returned as JSON text, become lists."""
+    """Select the columns ``view.result``. Features that are declared as lists, but returned as JSON text, become lists.
+
+    :raises FeatureStoreError: the text of a list is not JSON
+    """
     columns = {name: batch.column(name) for name in view.result}
     for feature, name in view.features.items():
         found = columns[name]
-        if pa.types.is_list(view.request.features[feature]) and pa.types.is_string(found.type):
-            columns[name] = pa.array([None if text is None else json.loads(text) for text in found.to_pylist()])
+        is_text = pa.types.is_string(found.type) or pa.types.is_large_string(found.type)
+        if is_text and pa.types.is_list(view.request.features[feature]):
+            try:
+                columns[name] = pa.array([None if text is None else _parsed(text) for text in found.to_pylist()])
+            except ValueError as error:
+                raise FeatureStoreError(
+                    f"Feature {feature!r} of feature view {view.request.view.name!r} is declared as a list, but the offline store returned "
+                    f"text that is not a list in JSON: {one_line(error)}. Correct the declared type or the source."
+                ) from None
     return pa.record_batch(columns)
+
+
+def _parsed(text: str) -> Any:
+    # In Snowflake, null in an array is written as `undefined`.
+    return json.loads(_UNDEFINED.sub(lambda found: "null" if found[0] == "undefined" else found[0], text))

@@ -381,6 +381,7 @@ def test_a_null_token_is_noted_once_wherever_it_stands(ingestion, written, tmp_p
         (["1,234", "1,234,567.5", "3"], {"thousands": ","}),
         (["1,2,3", "4,5,6"], None),
         (["1.234", "2.5"], None),
+        (["0,134", "1,255"], {"decimal": ","}),
     ],
 )
 def test_a_number_column_that_is_text_because_of_its_commas_is_noted(values, option, ingestion, written):
@@ -394,6 +395,12 @@ def test_a_number_column_that_is_text_because_of_its_commas_is_noted(values, opt
         assert [repr(option) in note for note in notes] == [True]
         numbers = ingestion.rows(path, name="b", csv={"sep": ";", **option})
         assert all(isinstance(row["n"], float) for row in numbers)
+
+
+def test_a_comma_that_may_be_either_is_noted_with_both_meanings(ingestion, written):
+    ingestion.rows(written("a.csv", "n;s\n2,375;x\n1,250;y\n"), csv={"sep": ";"})
+    (note,) = ingestion.result.notes
+    assert "csv={'thousands': ','} if 1,250 means 1250, or csv={'decimal': ','} if it means 1.250." in note
 
 
 def test_declared_numbers_may_have_grouped_digits(rows):

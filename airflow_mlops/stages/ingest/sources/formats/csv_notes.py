@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 from airflow_mlops.data.incoming.inference import Notation
 
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_COMMA_GROUPS = r"^\s*[+-]?([0-9]{1,3}(,[0-9]{3})+|[0-9]+)(\.[0-9]+)?\s*$"
-_DECIMAL_COMMA = r"^\s*[+-]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+)(,[0-9]+)?\s*$"
+# The first group of digits does not begin with a zero.
+_COMMA_GROUPS = r"^\s*[+-]?([1-9][0-9]{0,2}(,[0-9]{3})+|[0-9]+)(\.[0-9]+)?\s*$"
+_DECIMAL_COMMA = r"^\s*[+-]?([1-9][0-9]{0,2}(\.[0-9]{3})+|[0-9]+)(,[0-9]+)?\s*$"
 # Characters between groups of digits, apart from commas and points: apostrophes, and normal, no-break and thin spaces.
 _GROUPS = " \u00a0\u202f\u2009'\u2019"
 _OTHER_GROUPS = rf"^\s*[+-]?([0-9]{{1,3}}([{_GROUPS}][0-9]{{3}})+|[0-9]+)([.,][0-9]+)?\s*$"
@@ -77,6 +78,13 @@ class ColumnNotes:
         """
         if not self._others or self._is_text:
             return None
+        if self._comma_groups and self._decimal_comma:
+            example = min(self._others, key=lambda text: (len(text), text)).strip()
+            return (
+                f"Column {self._name!r} is text, because it contains numbers with commas. To read the column as numbers, set "
+                f"csv={{'thousands': ','}} if {example} means {example.replace(',', '')}, or csv={{'decimal': ','}} if it means "
+                f"{example.replace(',', '.')}."
+            )
         if self._comma_groups or self._decimal_comma:
             option = {"thousands": ","} if self._comma_groups else {"decimal": ","}
             if not self._comma_groups and self._decimal_points:

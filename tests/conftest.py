@@ -208,6 +208,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """End the live Airflow also if the tests were interrupted. The temporary files of tests that failed stay until the next run."""
     shared_airflow.stop()
+    # Five times at the end, pytest searches all objects for garbage.
+    gc.freeze()
     if exitstatus == pytest.ExitCode.OK:
         # The processes of xdist end after this.
         session.config.add_cleanup(memory.remove)

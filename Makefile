@@ -108,8 +108,9 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the locked dependencies into $(VENV) (one or two minutes) ..."
 	@# pip takes torch, because uv reads no settings of pip, such as a folder with a build without CUDA. uv takes the other
 	@# packages in a tenth of pip's time; where it reaches no index, pip takes them as well. PySpark has no wheel. pip keeps the
-	@# one that it builds; uv builds another for each environment if the index forbids caches.
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch uv pyspark
+	@# one that it builds; uv builds another for each environment if the index forbids caches. As with uv, modules are compiled
+	@# when they are first imported: compiling all of them took 18 s of CPU time.
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch uv pyspark
 	UV_SYSTEM_CERTS=true $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --editable . --group dev \
 	  || $(BIN)/python -m pip install --quiet -c constraints.txt --editable . --group dev
 	@touch $@ $(VENV)/.demo-installed

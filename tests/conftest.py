@@ -7,6 +7,7 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
-# The files of the live Airflow that run before those on the cluster, while the image of the pods is perhaps not built
-# yet.
+# The files of the live Airflow that run before those on the cluster in any case.
 LIVE_FIRST = ("test_live_airflow.py", "test_live_approval.py")
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
@@ -121,6 +121,18 @@ def image_is_being_built() -> bool:
     return Path(os.environ.get("MLOPS_TEST_IMAGE_BUILD", "/none")).exists()
 
 
+@cache
+def image_comes_late() -> bool:
+    """Whether the image of the pods was still being built when the workers started. It then takes minutes more."""
+    return image_is_being_built()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """Tell all workers the same, because they must collect the tests in the same order."""
+    node.workerinput["image_comes_late"] = image_comes_late()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     # The schedulers of xdist cannot be used: `loadfile` would run several files on the cluster at once, and `loadgroup`
@@ -131,6 +143,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
+    """Collect without a search for garbage: nearly all objects stay, and the searches took a seventh of the CPU time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True, specname="pytest_collection")
+def pytest_collection_in_turn() -> Generator[None, object, object]:
     """In a new environment, let one xdist worker collect first, so that the others need not compile the libraries.
 
     Otherwise each worker compiles them: a collection then takes 37 s of CPU time instead of 12 s.
@@ -147,19 +169,21 @@ def pytest_collection() -> Generator[None, object, object]:
     return (yield)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put slow groups first: no worker should begin a slow group when the other workers have nothing left to do.
 
     Groups that need neither MLflow nor Airflow's database are taken from the end, so slow groups among them come last.
     """
+    late = getattr(config, "workerinput", {}).get("image_comes_late", False)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     services = {item.path for item in items if {"mlflow_server", "airflow_db"} & set(getattr(item, "fixturenames", ()))}
 
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
         if "live" in parts:
-            # The cluster uses a fifth of a core, so it is stopped after its last test.
-            return 2 if parts[0] == "kubernetes" else 1 if parts[-1] in LIVE_FIRST else 3
+            # The cluster uses a fifth of a core, so it is stopped after its last test. While the image is built, the live
+            # Airflow would wait for minutes, so its files without pods come first.
+            return 2 if parts[0] == "kubernetes" else 1 if late or parts[-1] in LIVE_FIRST else 3
         if parts[0] == "kubernetes":
             return 0
         if item.path in services:
@@ -171,7 +195,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Exclude the objects that the collection has imported from the search for garbage, because they stay until the process ends."""
-    gc.collect()
     gc.freeze()
 
 
@@ -185,6 +208,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """End the live Airflow even if the tests were interrupted. The temporary files of tests that failed stay until the next run."""
     shared_airflow.stop()
+    # Five times at the end, pytest searches all objects for garbage.
+    gc.freeze()
     if exitstatus == pytest.ExitCode.OK:
         # The processes of xdist end after this.
         session.config.add_cleanup(memory.remove)

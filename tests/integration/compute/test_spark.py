@@ -56,8 +56,9 @@ pytestmark = [
 
 MASTER, SECRET = "local-cluster[2,1,1024]", "SpArKsEcReT0123456789"
 ROWS = 9_000
-# The JVM runs only for a short time, so full optimisation would cost more than it saves.
-_CHEAP = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# The JVM runs only for a short time, so full optimisation would cost more than it saves. Verifying the bytecode of Spark
+# takes a tenth of the CPU time.
+_CHEAP = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 
 DAG = """
 from airflow.sdk import DAG

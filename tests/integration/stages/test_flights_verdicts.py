@@ -55,13 +55,13 @@ def example(monkeypatch):
 
 
 def months(example) -> dict[str, pa.Table]:
-    """A third of the flights of each month with the weather of the hour, which stands in for the join by Feast."""
+    """A quarter of the flights of each month with the weather of the hour, which stands in for the join by Feast."""
     flights = pd.read_csv(f"{example.DATA}/flights.csv.zip", na_values=["NA"])
     weather = pd.read_csv(f"{example.DATA}/weather.csv", na_values=["NA"]).drop_duplicates(["origin", "time_hour"])
     data = flights.merge(weather[["origin", "time_hour", *WEATHER]], on=["origin", "time_hour"], how="left")
     data["time_hour"] = pd.to_datetime(data["time_hour"], utc=True).astype("datetime64[us, UTC]")
     data = data[[*example.KEYS, *(set(example.SCHEDULE_COLUMNS) - {*example.KEYS}), *WEATHER, "arr_delay"]]
-    data = data.dropna(subset=["tailnum"]).iloc[::3]
+    data = data.dropna(subset=["tailnum"]).iloc[::4]
     return {
         key.strftime("%Y-%m"): pa.Table.from_pandas(part, preserve_index=False)
         for key, part in data.groupby(data["time_hour"].dt.tz_localize(None).dt.to_period("M"))

@@ -28,7 +28,7 @@ def in_order(
     :param schema: columns of the rows
     :param by: names of the columns by which the rows are sorted. Rows that are equal in them have no defined order
     :param rows: number of rows, or a larger number
-    :param memory_limit: see :func:`airflow_mlops.data.relational.connect`
+    :param memory_limit: see :func:`airflow_mlops.data.relational.connect_bounded`
     :raises SpillError: the disk is full, or the memory limit is too small
     """
     if rows <= _ROWS_IN_MEMORY:
@@ -36,7 +36,7 @@ def in_order(
         yield from table.sort_by([(name, "ascending") for name in by]).combine_chunks().to_batches()
         return
     order = ", ".join(map(relational.quoted, by))
-    with relational.connect(memory_limit) as connection:
+    with relational.connect_bounded(memory_limit) as connection:
         sql = f"SELECT * FROM given ORDER BY {order}"  # noqa: S608 - the names are quoted
         yield from relational.stream(connection, sql, {"given": (schema, batches)})
 

@@ -218,7 +218,7 @@ class Times(NamedTuple):
 
 
 def in_order(
-    events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec, connect: Connect = relational.connect
+    events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec, connect: Connect = relational.connect_bounded
 ) -> Iterator[pa.Table]:
     """Sort events by time, and then by the other columns. Equal events keep their order.
 

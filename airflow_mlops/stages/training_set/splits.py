@@ -62,7 +62,7 @@ def divide(
     :param ids: name of the column with the id of each row, from :func:`airflow_mlops.data.row_identity.row_ids`
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :param label: name of the label column with classes, if ``split.stratify`` is set
-    :param memory_limit: memory that sorting may use, see :func:`airflow_mlops.data.relational.connect`
+    :param memory_limit: memory that sorting may use, see :func:`airflow_mlops.data.relational.connect_bounded`
     :return: the rows of each split part, and the description of the split for the manifest
     :raises TrainingError: a split part or a window of ``test`` would be empty
     """

@@ -6,16 +6,20 @@ import inspect
 import os
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.errors import SpecError, SpillError
-from airflow_mlops.data import relational
+from airflow_mlops.data import relational, sorting
 from airflow_mlops.data.feast import point_in_time
 from airflow_mlops.stages.join_labels import joining
 from airflow_mlops.stages.training_set.events import in_order
+from airflow_mlops.stages.validate import duplicates
 
 
 def setting(connection, name):
@@ -165,6 +169,27 @@ def test_each_stage_has_its_own_default(monkeypatch, connect, limit):
     monkeypatch.setattr(relational, "available_memory", lambda _: 64_000_000_000)
     with connect() as connection:
         assert setting(connection, "memory_limit") == limit
+
+
+def test_repeated_values_and_ids_are_sorted_with_little_memory(monkeypatch):
+    monkeypatch.delenv("MLOPS_MEMORY", raising=False)
+    limits = []
+
+    @contextmanager
+    def connect(limit):
+        limits.append(limit)
+        with duckdb.connect() as connection:
+            yield connection
+
+    monkeypatch.setattr(relational, "connect", connect)
+    monkeypatch.setattr(relational, "available_cpus", lambda: 2)
+    monkeypatch.setattr(relational, "available_memory", lambda _: 64_000_000_000)
+    monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 0)
+    table = pa.table({"id": [2, 1, 2]})
+    list(sorting.in_order(table.to_batches(), table.schema, ["id"], 3))
+    rows = SimpleNamespace(schema=table.schema, column=lambda name: [(0, table[name].chunk(0))])
+    assert duplicates.repeated_rows(rows, "id")[0].tolist() == [0, 2]
+    assert limits == ["1000MB", "300MB"]
 
 
 def test_the_setting_decides_the_memory(monkeypatch):

@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.scale [--rows N] [--stages NAME ...] [--memory SIZE] [--no-peers]``. Each stage runs alone, in a
 process of its own, on datasets in an artifact store. It is compared with a peer: what a user would otherwise write with
-Great Expectations, DuckDB or ONNX Runtime, without hashes, manifests and checks. Imports, and the opening of
-MLflow's database, are not measured. The peak is
-that of the whole process, interpreter and libraries included; the part that the imports need is printed as ``base MB``.
+Great Expectations, DuckDB or ONNX Runtime, without hashes, manifests and checks. Imports, and the opening of MLflow's
+database, are not measured. The peak is that of the whole process, interpreter and libraries included; the part that the
+imports need is printed as ``base MB``.
 
 Stages with ``shards=`` also run in four shards in two processes. The shards are compared with one pass that uses all
 CPUs, and with one pass on one CPU, where each process of the shards has one CPU, too, like a pod with one CPU. CPU

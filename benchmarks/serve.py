@@ -145,7 +145,10 @@ def train(folder: Path, url: str, mlflow: str) -> dict[str, ModelVersionRef]:
 def running(
     command: list[str], ready: str, environment: dict[str, str]
 ) -> Iterator[tuple[dict[str, float], psutil.Process]]:
-    """Run a server. Yield its figures and its process: first the seconds until it was ready; its memory is added at the end."""
+    """Run a server. Yield its figures and its process.
+
+    The figures begin with the seconds until the server was ready. Its memory is added at the end.
+    """
     began = time.perf_counter()
     server = subprocess.Popen(
         command,

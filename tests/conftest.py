@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
-# The files of the live Airflow that run before those on the cluster, while the image of the pods may still be being built.
+# The files of the live Airflow that run before those on the cluster, while the image of the pods is perhaps not built
+# yet.
 LIVE_FIRST = ("test_live_airflow.py", "test_live_approval.py")
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
@@ -182,7 +183,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """End the live Airflow also if the tests were interrupted. The temporary files of tests that failed stay until the next run."""
+    """End the live Airflow even if the tests were interrupted. The temporary files of tests that failed stay until the next run."""
     shared_airflow.stop()
     if exitstatus == pytest.ExitCode.OK:
         # The processes of xdist end after this.

@@ -50,7 +50,7 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
 
 
 def with_flags(message: str, args: Namespace) -> str:
-    """Replace the parameters of the step that a message names with the arguments of the command."""
+    """If a message names parameters of the step, replace them with the arguments of the command."""
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
         # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=". In

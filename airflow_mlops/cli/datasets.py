@@ -73,7 +73,10 @@ def _require_dataset(store: ArtifactStore, name: str | None) -> None:
 
 @command
 def servers(args: Namespace) -> None:
-    """Run ``airflow mlops servers MODEL``, which shows the servers that log predictions, and ends records of lost spools."""
+    """Run ``airflow mlops servers MODEL``, which shows the servers that log predictions.
+
+    With ``--lost``, the command ends the record of a server whose spool is lost.
+    """
     from airflow_mlops.serving.log.uptime import lose_spool, records
 
     store = store_of(args)

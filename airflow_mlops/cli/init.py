@@ -171,10 +171,12 @@ def _duration(text: str) -> timedelta:
 
 
 def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, found: sample.Sample) -> None:
-    """Check that the query of a window finds its rows, for all rows of the sample and for a window in the middle.
+    """Check that the query of a window finds the right rows.
+
+    Two windows are checked: one with all rows of the sample, and one in the middle.
 
     If the time column contains text, the database compares the bounds of the window as text. It can then miss rows, or
-    find those of neighbouring windows.
+    find rows of neighbouring windows.
 
     :raises SpecError: the query finds other rows
     """

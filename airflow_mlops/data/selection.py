@@ -164,9 +164,9 @@ def _check_complete(name: str, wanted: Window, found: Sequence[Dataset]) -> None
     what = f"Dataset {name!r} does not cover the whole window {wanted.label}: {_listed(gaps)} is missing."
     if any(is_divided(dataset.manifest) for dataset in found):
         raise IncompleteWindowError(
-            f"{what} Servers log these predictions, and record windows without requests as empty, so in this time no server "
-            "was ready, or predictions were lost or are not uploaded. The logs of the servers say which. Start a server "
-            f"with the spool that was not uploaded, or {allow}"
+            f"{what} Servers log these predictions, and record windows without requests as empty. In the missing windows, "
+            "no server was ready, predictions were lost, or predictions are not uploaded yet. The logs of the servers "
+            f"name the cause. Start a server with the spool that was not uploaded, or {allow}"
         )
     raise IncompleteWindowError(
         f"{what} Run the task that writes this dataset for the missing windows, correct the window, or {allow}"

@@ -89,7 +89,7 @@ class Timeline:
         return f"{folder}/{name}{self.suffix}"
 
     def existing(self, name: str, window: Window | None) -> str:
-        """Return the key under which a file can be read, also if an earlier version of this package wrote it.
+        """Return the key under which a file can be read, even if an earlier version of this package wrote it.
 
         :param name: name of the file without suffix
         :param window: the window with which the name begins; ``None`` for the name of a file without a window
@@ -175,11 +175,11 @@ class Timeline:
     def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
         """Find the last windows of each length that start before a window.
 
-        :param count: smallest number of files to find in the subfolder of each length, if the subfolder contains that
-            number of files. More files may be found, because whole periods are listed
+        :param count: number of files to find in the subfolder of each length. Fewer files are found if the subfolder
+            does not contain that many. More files may be found, because whole periods are listed
         :param before: time window. Only files of windows that start earlier are found
-        :return: the keys of the found files by window, and a time. Of the windows that start before ``before``, all
-            that end after this time were found. The time is ``None`` if all of these windows were found
+        :return: the keys of the found files by window, and a time. All windows that start before ``before`` and end
+            after this time were found. The time is ``None`` if all windows that start before ``before`` were found
         :raises StoreError: the store cannot be read
         """
         top = self.store.keys(self.folder)

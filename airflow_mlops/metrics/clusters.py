@@ -96,9 +96,10 @@ def alike(groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None) 
 def design_of_share(
     values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None
 ) -> Design:
-    """Measure how much clusters widen the interval of a share, such as Wilson's, which has a width even at 0 and at 1.
+    """Measure how much clusters widen the interval of a share.
 
-    If all values are equal, they do not show how similar the rows of a cluster are. The design effect is then the largest
+    An interval such as Wilson's has a width even if the share is 0 or 1, so a design effect is needed there as well. If all
+    values are equal, they do not show how similar the rows of a cluster are. The design effect is then the largest
     possible one (:func:`alike`).
 
     :param values: as in :func:`design`

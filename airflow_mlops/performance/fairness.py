@@ -86,8 +86,9 @@ def _factor(rates: GroupRates, group: GroupRate, z: float, design: Design | None
 def _difference(least: GroupRate, most: GroupRate, z: float, wider_least: float, wider_most: float) -> Interval:
     """Compute the interval of the absolute difference of two rates.
 
-    :param wider_least: factor by which clusters widen the interval of the smaller rate. As for the area under the ROC
-        curve (:func:`airflow_mlops.metrics.intervals.bounded`), Wilson's interval has an effective number of rows
+    :param wider_least: factor by which clusters widen the interval of the smaller rate. Wilson's interval is computed
+        for an effective number of rows, as for the area under the ROC curve
+        (:func:`airflow_mlops.metrics.intervals.bounded`)
     :param wider_most: the same for the larger rate
     """
     if not math.isfinite(wider_least + wider_most):

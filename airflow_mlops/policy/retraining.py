@@ -157,9 +157,9 @@ def _persistently_broken(earlier: Sequence[Findings]) -> set[str]:
 
 
 def _inputs(findings: Findings, waits: str | None) -> str:
-    """Return which features are broken, and whether a request waits for their repair or leaves them out.
+    """Describe which features are broken, and whether a request waits for their repair or leaves them out.
 
-    The text has no full stop at its end.
+    The returned text has no full stop at its end.
 
     :param waits: a clause that explains why a request waits; ``None`` if a request leaves the features out
     """

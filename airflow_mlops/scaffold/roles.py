@@ -206,8 +206,8 @@ def _require_keys(columns: Mapping[str, Column], keys: list[str], label: str) ->
     repeated = table.num_rows - groups.num_rows
     if repeated:
         raise SpecError(
-            f"The columns {listed(keys)} do not identify a row: {counted(repeated, 'row')} with the same values as another "
-            "row. Name more columns with --keys, or remove the repeated rows in the source."
+            f"The columns {listed(keys)} do not identify a row: found {counted(repeated, 'row')} with the same values as "
+            "another row. Name more columns with --keys, or remove the repeated rows in the source."
         )
 
 

@@ -159,7 +159,7 @@ def finished_while_stopping(server: SimpleNamespace, body: bytes) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(head + body[:10])
-        # The server has read the headers of this request when it has answered another one.
+        # When the server has answered another request, it has also read the headers of this one.
         requests.get(f"{server.url}/v2/health/live", timeout=20).raise_for_status()
         server.process.terminate()
         with suppress(ConnectionRefusedError):

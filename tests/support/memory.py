@@ -27,7 +27,7 @@ def use_for_temporary_files() -> None:
         if not psutil.pid_exists(int(folder.name.removeprefix(_PREFIX))):
             shutil.rmtree(folder, ignore_errors=True)
     folder = _folder()
-    # The user of PostgreSQL's server must reach its own folder in this one.
+    # The user of PostgreSQL's server must be able to enter this folder, because its own folder is inside.
     folder.mkdir(mode=0o711, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 

@@ -173,9 +173,9 @@ def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
 
 
 def was_current_after(store: ArtifactStore, manifest: Manifest, other: str) -> bool:
-    """Return whether another dataset of the same name and window became the current one after a dataset.
+    """Return whether another dataset of the same name and window became the current one after this dataset.
 
-    :param manifest: manifest of the dataset
+    :param manifest: manifest of this dataset
     :param other: id of the other dataset
     """
     if other == manifest.id:
@@ -190,7 +190,7 @@ def was_current_after(store: ArtifactStore, manifest: Manifest, other: str) -> b
 def index_snapshots(store: ArtifactStore, name: str) -> None:
     """Write the pointers to the snapshots named ``name`` if an older version of this package did not write them.
 
-    If a snapshot was withdrawn, nothing is written: its pointer existed before the withdrawal, so all pointers were
+    If a snapshot was withdrawn, nothing is written. The withdrawn snapshot had a pointer, so all pointers had been
     written.
     """
     if snapshot_keys(store, name) or any(item["window"] is None for item in tombstones(store, name)):

@@ -257,8 +257,8 @@ class DatasetWriter:
             columns=self._columns,
             rows=sum(file.rows for file in files),
             files=files,
-            # A dataset may be read twice, for the time before and for the time after a newer dataset. It is listed once
-            # as a parent.
+            # If a newer dataset covers a time in the middle of an older one, the older one is read twice: for the time
+            # before and for the time after. It is listed once as a parent.
             parents=list(dict.fromkeys(parent.id for parent in parents)),
             # The details are stored in the form in which they are read again: all keys of JSON objects are text.
             details=json.loads(json.dumps(details or {}, allow_nan=False)),

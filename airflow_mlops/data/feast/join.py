@@ -66,7 +66,10 @@ def join(
 
 
 def _with_columns(batches: Iterator[pa.Table], others: list[Rows], count: int) -> Iterator[pa.Table]:
-    """Add columns to the tables of consecutive slices of ``count`` events. Tables may have no columns, and so no rows."""
+    """Add columns to tables, each of which belongs to the next slice of ``count`` events.
+
+    A table without columns has no rows. It stands for the next :data:`BATCH_ROWS` events.
+    """
     start = 0
     for batch in batches:
         rows = batch.num_rows if batch.num_columns else BATCH_ROWS

@@ -64,7 +64,7 @@ class LocalFiles:
     def online_state(self) -> list[Any]:
         """Return the size, times and inode of the registry and of the online store.
 
-        Every write changes at least one.
+        Every write changes at least one of them.
         """
         return [_state(file) for file in (self._registry, self._online)]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("airflow_mlops.stages")
 
-# Number of keys that are looked up, and of the rows of the source from which they are chosen.
+# Number of keys that are looked up, and number of rows of the source from which these keys are chosen.
 _KEYS, _ROWS = 20, 1_000
 # Parts of the last interval that are read one after the other, until one has rows. A warehouse returns all rows of a part.
 _PARTS = (1 / 64, 1 / 8, 1)

@@ -118,9 +118,9 @@ class SourceFolder:
         return self._write(key, dataset, schema, valid_from)
 
     def newest(self, dataset: Dataset, valid_from: datetime | None) -> Dataset:
-        """Return the dataset to publish: the published one of the same window, if it became current after ``dataset``.
+        """Return the dataset to publish: ``dataset``, unless the published one of the same window became current after it.
 
-        The task of an earlier run that a user cleared has the dataset of its own run, which is no longer current.
+        If a user clears the task of an earlier run, ``dataset`` is that of the earlier run, and may no longer be current.
 
         :param dataset: the dataset of the task
         :param valid_from: as in :meth:`publish`

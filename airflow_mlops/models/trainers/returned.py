@@ -166,8 +166,8 @@ def _require_inputs(content: bytes, model: Any, name: str) -> None:
     inputs = [item.name for item in graph.input if item.name not in constants]
     if len(inputs) > len(model.inputs):
         raise ModelFormatError(
-            f"Keras exports {name} to ONNX with the inputs {', '.join(map(repr, inputs))}, although the model has {len(model.inputs)}: it "
-            "exports values of a layer that are not its weights, such as those of Normalization, as inputs. Use "
+            f"Keras exports {name} to ONNX with the inputs {', '.join(map(repr, inputs))}, although the model has {len(model.inputs)}. "
+            "The other inputs are values of a layer that are not its weights, such as those of Normalization. Use "
             "BatchNormalization, or set the environment variable KERAS_BACKEND=torch."
         )
 

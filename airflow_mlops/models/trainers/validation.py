@@ -70,7 +70,7 @@ def held_out(
         # Rows with equal event times are either all held out or all used for training.
         chosen, how = times >= cut, "the newest rows"
         if chosen.all():
-            how += f", of which {np.count_nonzero(times == cut):,} with the same time cannot be divided"
+            how += f", but {np.count_nonzero(times == cut):,} with the same time stay together"
     else:
         chosen, how = random.random(rows) < validation, "random rows"
     if chosen.all() or not chosen.any():

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _FLUSH_SECONDS, _STOP_SECONDS = 0.5, 5.0
 # Bytes of lines that wait to be written. Further lines are dropped.
 _WAITING_BYTES = 8 << 20
-# Lines are created in groups of this number of requests, which takes less time, as explained in `writing`.
+# Lines are created in groups of this number of requests, which takes less time. The comment on the groups of answers in
+# airflow_mlops.serving.sending.answers explains why.
 _GROUP = 16
 # Parts of lines that are kept, because many requests have the same path, status and client.
 _PARTS = 256

@@ -27,7 +27,7 @@ _OPEN_FILES = 65_536
 class OneWrite:
     """A transport that sends the headers of a response together with its body.
 
-    uvicorn writes them separately. A second write takes about 20 microseconds, and wakes the client twice.
+    uvicorn writes them separately. A second write takes about 20 microseconds, and wakes the client a second time.
 
     :param transport: the transport of the connection
     :param closed: function that is called when the connection is to be closed. The transport first writes what the

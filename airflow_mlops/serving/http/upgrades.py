@@ -1,6 +1,6 @@
-"""Answer requests that ask for another protocol with the header ``Upgrade`` by HTTP/1.1, as RFC 9110, section 7.8, allows.
+"""Answer requests with the header ``Upgrade`` as if they did not have it. RFC 9110, section 7.8, allows this.
 
-Java's ``HttpClient`` asks for HTTP/2 in this way by default.
+Such a request asks for a protocol other than HTTP/1.1. Java's ``HttpClient`` asks for HTTP/2 in this way by default.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _HEADERS = (b"upgrade", b"http2-settings")
 class PlainParser:
     """A parser that reads a request with the header ``Upgrade`` again, without this header.
 
-    httptools takes everything after the headers of such a request for the other protocol, and would skip the body. The
-    callbacks of the parser are called a second time. They must ignore the first time, in which :meth:`repeats` is true.
+    httptools treats everything after the headers of such a request as data of the other protocol, and would skip the
+    body. The callbacks of the parser are therefore called twice. They must ignore the first call, during which
+    :meth:`repeats` is true.
 
     :param parser: the parser of httptools
     :param head: returns the headers of the current request without those that ask for another protocol

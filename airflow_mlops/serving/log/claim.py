@@ -14,7 +14,7 @@ from typing import BinaryIO
 from airflow_mlops.core.errors import SpecError
 
 _FILE = "owner"
-# What a server leaves in its spool until it is uploaded.
+# Files that a server leaves in its spool until they are uploaded.
 _LEFTOVERS = ("*.arrows", "*.server")
 
 
@@ -42,7 +42,7 @@ def claim(folder: Path, model: str, store: str) -> BinaryIO:
             file.truncate(0)
             file.write(json.dumps(owner).encode())
             file.flush()
-    # The lock replaces the exclusive one. Another process may have claimed the spool in between.
+    # The shared lock replaces the exclusive lock. In between, another process may claim the spool.
     fcntl.flock(file, fcntl.LOCK_SH)
     found = _read(file)
     if found != owner:
@@ -50,14 +50,14 @@ def claim(folder: Path, model: str, store: str) -> BinaryIO:
         other = found or {}
         raise SpecError(
             f"The spool {folder} belongs to a server of the model {other.get('model')!r} with the artifact store "
-            f"{other.get('store')!r}, which still runs or has left predictions. Set --spool to another folder, or start that "
-            "server again, which uploads the predictions."
+            f"{other.get('store')!r}, which still runs or has left predictions there. Set --spool to another folder, or "
+            "start that server again to upload the predictions."
         )
     return file
 
 
 def is_removed(path: Path, file: BinaryIO) -> bool:
-    """Return whether something else has deleted or moved an open file, for example a program that cleans temporary folders."""
+    """Return whether another program has deleted or moved an open file, for example to clean temporary folders."""
     try:
         return not os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -24,7 +24,7 @@ from airflow_mlops.serving.log.uptime import KEPT, MARGIN, PAUSE, Uptime, record
 
 log = logging.getLogger(__name__)
 
-# A server that starts logs why the windows of this time were not recorded.
+# When a server starts, it logs why windows that ended within this time were not recorded.
 _LOGGED = timedelta(days=1)
 
 
@@ -32,7 +32,7 @@ class Reason(NamedTuple):
     """Why a window is not recorded as empty.
 
     :param text: the reason, as a sentence
-    :param final: whether the reason stays
+    :param final: whether the reason can no longer change
     """
 
     text: str
@@ -50,7 +50,7 @@ class QuietWindows:
 
     def __init__(self, store: ArtifactStore, model: str, name: str, length: str) -> None:
         self._store, self._model, self._name, self._length = store, model, name, length
-        # Windows that end until this time were examined with a final result.
+        # All windows that end by this time were examined with a final result.
         self._examined: datetime | None = None
         self._logged: set[tuple[Window, str]] = set()
         self._began: datetime | None = None
@@ -58,7 +58,7 @@ class QuietWindows:
     def find(self, now: datetime) -> list[Window]:
         """Return the empty windows that have neither a dataset nor files.
 
-        :param now: current time; windows that end later than a minute before are not examined
+        :param now: current time; windows that ended less than a minute ago are not examined
         :raises StoreError: the store cannot be used
         """
         end = window_at((now - MARGIN).timestamp(), self._length).start

@@ -65,7 +65,7 @@ _FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 0.8, 10.0, 60.0
 _WAITING_ROWS = 20_000
 _SPOOL_BYTES = 1 << 30
 _SEGMENT_BYTES = 64 << 20
-# In the place of the UUID in the name of a file without rows, so that several servers write the same file.
+# Replaces the UUID in the name of a file without rows, so that several servers write the same file.
 _EMPTY = "0" * 32
 
 
@@ -378,7 +378,7 @@ class PredictionSpool:
                 if rows and not self._store.exists(self._key(path)):
                     self._metrics.dropped.inc(rows)
                     self._lose(_window_of(path))
-                    log.error("%d predictions are lost, because something else removed the file %s.", rows, path)
+                    log.error("%d predictions are lost, because another program removed the file %s.", rows, path)
                 del self._unsent[path]
 
     def _spooled(self) -> int:
@@ -426,7 +426,7 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
 
 
 def prepare(spec: ServeSpec) -> BinaryIO:
-    """Check the connection with the secret key for the hashes, and claim the spool, whose folder is created.
+    """Check the connection that contains the secret key for hashes, and claim the spool. Its folder is created.
 
     :return: the file that claims the spool as long as it is open
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist

@@ -1,4 +1,5 @@
-"""Record when each server has logged predictions, so that a window without requests can be told from a gap in the log.
+"""Record when each server has logged predictions, so that a window without requests can be distinguished from a gap in
+the log.
 
 Each process that writes the log keeps a record in the artifact store::
 
@@ -11,7 +12,8 @@ and then ends the record of the killed process.
 If the spool is lost, for example with its disk, the predictions in it are lost, too. A server whose spool has the same
 name, on a machine of the same name, then ends the record: the folder does not contain the file of the killed process.
 Otherwise, for example because the machine no longer exists, a person ends the record with ``airflow mlops servers``.
-In both cases, predictions may be lost of all windows from the last upload until then, so these windows are gaps.
+In both cases, all windows from the last upload until the end of the record are gaps, because their predictions may be
+lost.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ log = logging.getLogger(__name__)
 PAUSE = timedelta(minutes=10)
 #: Time after which the record of a server that has ended is deleted. Windows that are older are not examined.
 KEPT = timedelta(days=40)
-#: Time after the end of a window after which servers send no more predictions for the window to their log.
+#: When this time has passed since the end of a window, servers send no more predictions of the window to their log.
 MARGIN = timedelta(minutes=1)
 # A killed process may have received predictions for this time after it last wrote its file in the spool.
 _UNWRITTEN = timedelta(seconds=10)
@@ -53,7 +55,7 @@ _UNWRITTEN = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class State:
-    """What a server says about itself. It has sent all answers before this time to the process that writes its log.
+    """The state of a server. The server has sent all answers before the time ``at`` to the process that writes its log.
 
     :param served: the champion that the server has loaded
     :param at: time in seconds since 1970
@@ -70,12 +72,12 @@ class State:
 class Uptime(Model):
     """The time in which a server has logged predictions.
 
-    :param where: machine and spool of the server, for people
+    :param where: machine and spool of the server, for log lines and tables
     :param since: time at which the server began to answer
     :param until: time until which all predictions of the server are in the artifact store
     :param ended: whether the server has ended, and all its predictions are in the artifact store; in the spool, whether
         the server has ended by itself
-    :param incomplete: file names of the windows of which predictions may be lost, or in which the server paused
+    :param incomplete: file names of the windows whose predictions may be lost, or in which the server paused
     :param window: length of the windows of the log
     """
 
@@ -88,7 +90,7 @@ class Uptime(Model):
 
     @property
     def last(self) -> datetime:
-        """Return the time until which the record says something."""
+        """Return the last time that the record covers, including incomplete windows."""
         windows = map(Window.from_file_name, self.incomplete)
         return max([self.until, *(window.end for window in windows if window is not None)])
 
@@ -98,7 +100,7 @@ class Uptime(Model):
         return self if names == self.incomplete else self.model_copy(update={"incomplete": names})
 
     def lost(self, now: datetime) -> Uptime:
-        """Return the ended record of a server whose spool is lost, and that does not run any more.
+        """Return the ended record of a server that no longer runs and whose spool is lost.
 
         All windows from the last upload until ``now`` are incomplete, because the server may have answered in them.
         """
@@ -143,11 +145,11 @@ class UptimeWriter:
         self._lock = threading.Lock()
         self._state: State | None = None
         self._record: Uptime | None = None
-        # What the artifact store and the spool have of it.
+        # The last versions of the record in the artifact store and in the spool.
         self._published: Uptime | None = None
         self._kept: Uptime | None = None
         self._file: BinaryIO | None = None
-        # Whether the records of servers whose spool was lost are ended.
+        # Whether the records of servers with a lost spool have been ended.
         self._others_ended = False
         self._unreadable: set[Path] = set()
 
@@ -157,7 +159,7 @@ class UptimeWriter:
         return self._state.served if self._state is not None else None
 
     def hear(self, state: State) -> None:
-        """Take the state of the server. All answers that it had sent before are in the spool."""
+        """Take the state of the server. All answers that it sent before this state are in the spool."""
         with self._lock:
             at, record = _moment(state.at), self._record
             if record is None:
@@ -289,10 +291,10 @@ class UptimeWriter:
         return min((window.start for window in windows if window is not None), default=None)
 
     def _end_lost(self, own: Uptime) -> None:
-        """End the records of earlier servers with a spool of the same name, which this spool does not contain.
+        """End the records of earlier servers whose spool had the same name, and whose file is not in this spool.
 
-        A server with the same spool has its file in the spool until its record has ended. The files are therefore
-        looked up before the record is read, and again after it, because a server may have started in the meantime.
+        The file of a server stays in its spool until its record has ended. The files are looked up before the records
+        are read, and again afterwards, because a server may have started in the meantime.
         """
         present = {path.stem for path in self._spool.glob("*.server")}
         for name, record in records(self._store, self._model).items():
@@ -313,8 +315,8 @@ def lose_spool(store: ArtifactStore, model: str, name: str, record: Uptime, now:
     """
     store.write_json(record_key(model, name), record.lost(now).model_dump(mode="json"))
     log.warning(
-        "The spool of the server %s is lost. Predictions since %s may be missing, so windows without requests until now are "
-        "not recorded as empty.",
+        "The spool of the server %s is lost. Predictions since %s may be missing, so windows from then until now are not "
+        "recorded as empty.",
         record.where,
         record.until.isoformat(),
     )

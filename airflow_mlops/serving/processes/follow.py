@@ -124,7 +124,7 @@ class Follower:
             canary_counts.write(self._store, self._spec.model, self.counted.pop())
 
     def _follow(self) -> None:
-        """Report the version to which the target points, if it is another one, and load it first."""
+        """Load the version to which the target points, if it is another one, and report it."""
         ref, tags = models.find_tagged(self._client, self._spec.model, self._target)
         tag = tags.get(canaries.SHARE_TAG)
         if ref is None:
@@ -144,7 +144,7 @@ class Follower:
             _say(**self._current)
 
     def _missing(self) -> None:
-        """Report that no version has the target."""
+        """Report that the target names no version."""
         if self._target != models.CHAMPION and (self._current or not self._said):
             # The server may still have a version that an earlier process has reported.
             self._current = {}

@@ -59,9 +59,9 @@ class Packed(NamedTuple):
     """An answer as bytes, without its version.
 
     :param head: all fields that are not in the body, as JSON
-    :param body: for many rows, the features that are numbers, with 8 bytes for each value, then those that are texts,
-        then the score, and then the predictions if they are not texts. Then the columns that are only logged, if the
-        request has any, as an Arrow record batch
+    :param body: for many rows, in this order: the features that are numbers, with 8 bytes for each value; the features
+        that are texts; the score; and the predictions, unless they are texts. If the request has columns that are only
+        logged, they follow as an Arrow record batch
     """
 
     head: bytes

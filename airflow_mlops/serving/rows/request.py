@@ -328,7 +328,7 @@ def _require_unchanged(values: Sequence[Any], kind: pa.DataType, infinite: bool)
 
     :raises ValueError: Arrow would change a value, or a value is infinite and ``infinite`` is false
     :raises TypeError: a value cannot have the type ``kind``
-    :raises AttributeError: a value that must be an object is none
+    :raises AttributeError: a value is not an object, but must be one
     """
     if pa.types.is_integer(kind):
         if float in set(map(type, values)):

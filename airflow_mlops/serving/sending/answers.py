@@ -178,7 +178,7 @@ class Writing:
         self._has_dropped = True
 
     async def _keep_telling(self) -> None:
-        """Send the state of the server, also if there are no answers to send."""
+        """Send the state of the server, even if there are no answers to send."""
         while True:
             if self._timer is None:
                 self._send()

@@ -137,9 +137,10 @@ class Replay:
     def losses_by_training(self) -> dict[int | None, list[float | None]]:
         """Return the mean loss of each monitored window for every model that a strategy can have trained before it.
 
-        :return: a list for the first champion (key ``None``), and for the model that is trained after each window (key:
-            the position of this window among the monitored windows, if its labels allow a training). The list has the
-            loss of each monitored window; ``None`` for windows without a value, and for windows up to the training
+        :return: a list of losses for each model. The key of the first champion is ``None``. The key of a model that is
+            trained after a window is the position of this window among the monitored windows. If the labels of a window
+            allow no training, the key is absent. A list has the loss of each monitored window; ``None`` for windows
+            without a value, and for windows up to the training
         """
         found: dict[int | None, list[float | None]] = {
             None: [self._step(number, self._start).loss for number in self._monitored]

@@ -29,8 +29,8 @@ class CompareFeaturesResult(Result):
     """The result of the comparison.
 
     :param rows: number of logged rows
-    :param compared: number of compared rows. Rows without a join key are not compared, and neither are rows of versions
-        without features from Feast
+    :param compared: number of compared rows. Rows whose join keys are all null are not compared, and neither are rows
+        of versions without features from Feast
     :param equal: share of the compared rows whose features are all equal; ``None`` if no row is compared
     :param features: number of rows with another value than in the join, by name of the feature. All compared features
         have an entry

@@ -54,7 +54,7 @@ _DIFFERENCES = pa.schema(
 def run(spec: CompareFeaturesSpec, context: StepContext) -> CompareFeaturesResult:
     """Compare the features of logged rows with the point-in-time join for the times at which the rows were answered.
 
-    The values that differ are written as the dataset ``MODEL_feature_differences``, also if the step fails or no value
+    The values that differ are written as the dataset ``MODEL_feature_differences``, even if the step fails or no value
     differs.
 
     :raises DatasetNotFoundError: there are no logged predictions
@@ -127,7 +127,7 @@ def _summary(counts: _Counts, label: str, differences: str) -> str:
     return (
         f"{counts.unequal:,} of {counted(counts.compared, 'compared row')} of {label} ({counts.unequal / counts.compared:.2%}) have "
         f"other features than the point-in-time join: {worst}. The first is row {row} of request {request!r}. The dataset "
-        f"{differences} has all of them. Check that features are materialized up to the time of the answers."
+        f"{differences} lists all unequal values. Check that features were materialized up to the time of the answers."
     )
 
 
@@ -159,7 +159,6 @@ class _Log:
     :param request: the features to join
     :param wanted: Feast reference of each feature to compare, by name of the column
     :param types: types of the join keys and of the inputs of on-demand feature views
-    :param keys: the join keys
     """
 
     dataset: Dataset
@@ -213,7 +212,7 @@ class _Log:
                 return
             events = rows.select([SCORED_AT, *self.types])
             for name, kind in self.types.items():
-                # The log has a number that is also a feature as a double.
+                # If a numeric key is also a feature, the log has it as a double.
                 events = events.converted(name, kind, partial(pc.cast, target_type=kind))
             start = 0
             for joined in feast_join.join(self.store, self.request, events, SCORED_AT):

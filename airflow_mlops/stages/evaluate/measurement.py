@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Predicted(Protocol):
-    """Predictions of models for the held-out rows that exist already."""
+    """Existing predictions of models for the held-out rows."""
 
     def predictions(self, candidate: Candidate) -> Predictions:
         """Return the predictions of a model for all rows, in the order of the rows."""
@@ -217,7 +217,8 @@ def _measure_mean(
 ) -> Measurement:
     """Measure a simple model, which predicts the mean.
 
-    A model that predicts a quantile would beat it by quantile metrics even without skill, so these are left out.
+    A model that predicts a quantile would beat it by quantile metrics even without skill, so quantile metrics are left
+    out.
     """
     rows = predicted(data.truth, predictions, contract, data.weight, data.columns)
     fair = [metric for metric in own if not is_quantile(metric) and not is_coverage_gap(metric)]

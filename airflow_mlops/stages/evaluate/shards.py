@@ -4,8 +4,8 @@ A shard predicts consecutive batches of the held-out rows with the candidates an
 (:mod:`airflow_mlops.stages.evaluate.scores`). The last shard reads the predictions of all shards. It then measures the models,
 makes the verdict as a single task does, and deletes the predictions.
 
-The last shard predicts the rows of another shard again if the predictions do not exist any more, for example after the last
-shard was cleared, or if the files of a version were changed after the shard had used them.
+The last shard predicts the rows of another shard again in two cases. Either the predictions do not exist any more, for
+example because the last shard was cleared, or the files of a version were changed after the shard had used them.
 
 In addition to the objects of all shards, the folder of a round contains the claimed decisions ``champion.json`` and, if the
 spec names no dataset, ``dataset.json``.

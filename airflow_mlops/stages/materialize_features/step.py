@@ -154,8 +154,8 @@ def _publish(
         if dataset is not given:
             what = given.window.label if given.window else "the snapshot"
             context.progress(
-                f"Source {name!r} keeps dataset {dataset.manifest.id[:12]} of {what}, which replaced the given one "
-                f"({given.manifest.id[:12]}) since."
+                f"Source {name!r} keeps dataset {dataset.manifest.id[:12]} of {what}, because it became current after "
+                f"the given dataset ({given.manifest.id[:12]})."
             )
     replaced = folder.replaced_by(datasets)
     rows = [folder.publish(dataset, source.valid_from) for dataset in datasets]
@@ -165,7 +165,9 @@ def _publish(
 
 
 class _Files:
-    """The states of the files that the step reads and writes, which show the cache if another program writes the files.
+    """The states of the files that the step reads and writes.
+
+    The cache uses them to detect that another program has changed the files.
 
     :param spec: parameters of the step
     :param views: names of the feature views to materialize

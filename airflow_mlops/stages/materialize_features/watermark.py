@@ -37,9 +37,9 @@ class Watermark:
         return (self._read() or {}).get("states")
 
     def write_lost(self, lost: Mapping[str, datetime]) -> None:
-        """Store before the first chunk of a try which feature views the online store has lost.
+        """Store which feature views the online store has lost. This is called before the first chunk of a try.
 
-        If this chunk fails in the middle, the online store has some rows of these views, but not all.
+        If the first chunk fails halfway, the online store has some rows of these views, but not all.
 
         :param lost: the start of the first materialized interval, by feature view
         """

@@ -34,9 +34,9 @@ def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsRes
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
     """Delete the predictions that are older than ``older_than`` at the time ``now``.
 
-    Labelled predictions that were joined from deleted predictions are deleted as well, and so are differences of
-    features that were found in them. So are the rows of live evidence that were made from these labelled predictions. Orphaned files and claims of scoring tasks are deleted if they are
-    more than a day old.
+    With the predictions, these are deleted: the labelled predictions that were joined from them, the rows of live
+    evidence that were made from these labelled predictions, and the differences of features that were found in the
+    predictions. Orphaned files and claims of scoring tasks are deleted if they are more than a day old.
 
     :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled
         predictions

@@ -18,10 +18,10 @@ from airflow_mlops.stages.score.spec import ScoreSpec
 def window_of_predictions(spec: ScoreSpec, datasets: Sequence[Dataset]) -> Window | None:
     """Return the window of the predictions.
 
-    The prediction log, label joins and monitoring take the rows of a window to be all rows of this time, and no other
-    rows. Therefore the window of a dataset also is the window of its predictions. ``spec.window`` is needed if the
-    dataset has no window. It may also name a part of the dataset's window if only a split part is scored, because the
-    rows of a split part may be of a shorter time. The times of these rows are then checked.
+    The prediction log, label joins and monitoring assume that a window has all rows of this time, and no other rows.
+    Therefore, predictions have the window of the scored dataset. ``spec.window`` is needed if the dataset has no
+    window. It may also name a part of the dataset's window if only a split part is scored, because the rows of a split
+    part may cover a shorter time. The times of these rows are then checked.
 
     :param datasets: the scored datasets
     :return: the window; ``None`` if neither the spec nor the datasets have one

@@ -85,8 +85,8 @@ def refuse(found: Sequence[Newer], features: Sequence[str], rows: int) -> None:
             value, event = (pa.scalar(micros, UTC).as_py().isoformat() for micros in (newer[0].value, newer[0].event))
             raise LeakageError(
                 f"Feature {name!r} is newer than its event in {sum(item.rows for item in newer):,} of {rows:,} rows (first: "
-                f"{value} for an event at {event}), so the "
-                "value of the feature was not known at the time of the event. Remove the feature."
+                f"{value} for an event at {event}). These values were not known at the time of the event. Remove the "
+                "feature."
             )
 
 

@@ -51,7 +51,7 @@ def survey_part(store: ArtifactStore, arguments: Mapping[str, Any], number: int)
 
 
 def join_part(store: ArtifactStore, arguments: Mapping[str, Any], part: Sequence[Any]) -> None:
-    """Write the events of a range of times with their features, in their order, to a file that no manifest lists.
+    """Sort the events of a range of times, join their features, and write them to a file that no manifest lists.
 
     The file also has the ids of the rows.
 

@@ -18,7 +18,7 @@ from airflow_mlops.stages.training_set.leakage import Newer
 
 Numbers = np.ndarray[Any, Any]
 
-# Number of times by which the event times of a block are described.
+# Number of quantiles that describe the event times of a block.
 _QUANTILES = 64
 
 

@@ -6,8 +6,8 @@ events and joins their features to a file that no manifest lists. All files toge
 single process. The step copies the ids, times and labels of all rows to a temporary file, checks them and decides the split. Executors then
 write the files of the split parts.
 
-The parts are shards (:mod:`airflow_mlops.stages.shards`) of one task: only the first file of a part counts, and a retry
-runs only the parts that no earlier try has finished with the same events, features and split.
+The parts are shards (:mod:`airflow_mlops.stages.shards`) of one task. If a part is built twice, only its first file
+counts. A retry runs only the parts that no earlier try has finished with the same events, features and split.
 """
 
 from __future__ import annotations

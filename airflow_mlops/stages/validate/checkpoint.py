@@ -138,7 +138,8 @@ class Session:
         # Data Docs show this name as the name of the data. Great Expectations does not set it for DataFrames.
         batch_spec = results.meta.get("batch_spec") or {}
         results.meta["batch_spec"] = BatchSpec({**batch_spec, "data_asset_name": self._name})
-        # With a list of rows, Great Expectations would need a list of all values to show any, and would count those.
+        # The pages do not need the lists of rows. With them, Great Expectations would show values only from a list of
+        # all values, and would count that list.
         shown = copy(results)
         shown.results = [_without_rows(result) for result in results.results]
         self._context.validation_results_store.set(identifier, shown)

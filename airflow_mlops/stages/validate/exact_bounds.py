@@ -34,7 +34,7 @@ def require_exact(given: Mapping[str, Any], expectation: Expectation, what: str)
 
 
 class ExactBounds:
-    """The large numbers of expectations that a function of the user creates, which were checked when they were created.
+    """The large numbers that were checked when a function of the user created its expectations.
 
     :param what: subject of the error messages, such as ``The suite 'checks:orders'``
     """

@@ -76,7 +76,8 @@ def most_frequent(frequencies: Counter[Any]) -> list[dict[str, Any]]:
 def count_all(result: ExpectationValidationResult, frame: pd.DataFrame) -> None:
     """Replace the frequencies of the first 200 unexpected values by those of all, in a result about rows.
 
-    The values and a query for a DataFrame that the reader of a page does not have are removed.
+    The list of all unexpected values is removed, and so is the query for the DataFrame, which the reader of a page does
+    not have.
 
     :param frame: the validated rows
     """

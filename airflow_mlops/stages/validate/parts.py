@@ -26,7 +26,7 @@ class Part:
     :param rows: numbers of the unexpected rows in the part, in ascending order
     :param sample: the columns of the expectation: the first ``shown`` unexpected rows, and then one row for each distinct
         unexpected value, in the order in which they occur
-    :param shown: number of the first rows in ``sample``
+    :param shown: how many rows at the start of ``sample`` are the first unexpected rows
     :param repeats: for each distinct value, the number of rows; ``None`` if the values cannot be counted
     """
 

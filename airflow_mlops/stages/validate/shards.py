@@ -13,9 +13,9 @@ In addition to the objects of all shards, the folder of a round contains::
 The facts of all rows determine the type of a column in pandas. Mapped tasks do not wait for each other, so a shard
 computes the facts of the shards that have not stored theirs yet.
 
-Only the results of all shards show which rows fail: other shards decide on ``mostly``, and an expectation of unique values
-may find more failing rows. A shard assumes that an expectation fails if it fails for the rows of the shard. The last
-shard writes the batches for which this is wrong.
+Only the results of all shards show which rows fail: ``mostly`` applies to the rows of all shards, and an expectation of
+unique values may find more failing rows. A shard assumes that an expectation fails if it fails for the rows of the
+shard. If this is wrong for a batch, the last shard writes the batch again.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ def _facts(shard: Round, rows: Rows, number: int) -> tuple[list[int], dict[str, 
 
 
 def _in_order_of_results(suite: ExpectationSuite) -> list[int]:
-    """Return the positions of the expectations in the order in which Great Expectations returns their results.
+    """Return the positions of the expectations in the order in which Great Expectations should return their results.
 
-    If this is wrong, the last shard writes the batches again that have a row with several failed expectations.
+    If the order is different, the last shard writes those batches again in which a row fails several expectations.
     """
     groups: dict[Any, list[int]] = {}
     for number, expectation in enumerate(suite.expectations):

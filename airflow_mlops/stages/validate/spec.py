@@ -128,9 +128,7 @@ class ValidateResult(Result):
     With ``shards``, the shard that completes the validation returns the whole result. The results of all other shards
     have neither a dataset nor outcomes.
 
-    :param dataset: dataset for downstream tasks: with ``on_failure="quarantine"`` the dataset ``NAME_valid``, otherwise
-        the validated dataset, or a list if several datasets were validated; ``None`` if a database was validated, or
-        if another shard completes the validation
+    :param dataset: dataset for downstream tasks. With ``on_failure="quarantine"``, this is the dataset ``NAME_valid``, otherwise the validated dataset, or a list if several datasets were validated. ``None`` if a database was validated, or if another shard completes the validation
     :param success: whether every expectation passed; ``None`` if another shard completes the validation
     :param quarantined: with ``on_failure="quarantine"`` the dataset ``NAME_quarantine`` with the failing rows, which
         has no rows if all rows passed; otherwise ``None``

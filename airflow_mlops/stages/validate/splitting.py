@@ -91,8 +91,8 @@ def split(
 
     :param batches: the rows, each table with the number of rows before it
     :param failing: function that returns the failing rows
-    :param files: whether the rows of each batch are files of their own. The files, and therefore the ids of the datasets,
-        then do not depend on who writes which batches
+    :param files: whether each batch is written to separate files. The files, and therefore the ids of the datasets,
+        then do not depend on which process writes which batches
     :return: numbers of valid and of failing rows. Nothing was written to a dataset without rows, see :func:`complete`
     """
     good_rows = bad_rows = 0

@@ -5,9 +5,9 @@ does not depend on other rows (:mod:`airflow_mlops.stages.validate.on_executors`
 all other expectations, as it does without executors. It then knows which rows fail, and the executors write the valid
 and the failing rows.
 
-The written parts are shards (:mod:`airflow_mlops.stages.shards`) of one task: only the first files of a part count, and
-the step commits both datasets when all parts are written. A retry validates the rows again, and writes only the parts
-that no earlier try has written with the same failing rows.
+The written parts are shards (:mod:`airflow_mlops.stages.shards`) of one task. If a part is written twice, only its
+first files count. The step commits both datasets when all parts are written. A retry validates the rows again, and
+writes only the parts that no earlier try has written with the same failing rows.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ from tests.support.endpoint import Load, answering, children, finished_while_sto
 from tests.support.lifecycle import MODEL, Lifecycle
 
 ROW = {"amount": 12.5, "hour": 7}
-# Seconds before a kill of all processes, and of the server alone, whose predictions may be lost. The documentation says 1 and
-# 0.1 seconds. Another second is for machines that are busy with other tests.
+# Predictions of this time before a kill may be lost: if all processes are killed, and if only the server is killed. The
+# documentation says 1 and 0.1 seconds. Another second is for machines that are busy with other tests.
 MACHINE_SECONDS, SERVER_SECONDS = 2.0, 1.1
 # Processor time of the processes of a server until it is ready, which two cores have within the documented 5 s.
 READY_CPU_SECONDS = 10.0

@@ -43,7 +43,7 @@ def small_batches(monkeypatch):
 
 @pytest.fixture
 def make(client, tmp_path):
-    """``make(dataset, weights)`` registers one more version of a model of this test alone."""
+    """``make(dataset, weights)`` registers another version of a model that only one test uses."""
     model = f"delays_{uuid.uuid4().hex[:8]}"
     return lambda dataset, weights, **options: register(
         client, tmp_path / uuid.uuid4().hex, dataset, weights, **{"model": model, **options}
@@ -300,7 +300,7 @@ def test_predictions_that_cannot_be_used_are_made_again(client, store, dataset, 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "file_hashes", lambda folder: {**hashes(folder), "model.onnx": "changed"})
         assert again() == 2 * 1_000
-    # As after the verdict.
+    # The predictions are deleted, as after the verdict.
     for key in keys:
         store.delete(key)
     assert again() == 2 * 1_000
@@ -404,7 +404,7 @@ def test_a_mapped_task_in_other_processes_passes_on_one_verdict_and_sends_one_ev
     with create_session() as session:
         events = select(func.count()).select_from(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
         assert session.scalar(events.where(AssetModel.uri == f"mlops://{good.model}/verdict")) == 1
-    # The record of the version has what both shards used.
+    # The MLflow run of the version records the resources that both shards used.
     usage = by_step(client.get_run(good.run_id).data.tags)["evaluate"]
     assert usage.rows == 66_000
     for name in ("seconds", "cpu_seconds"):

@@ -137,7 +137,7 @@ def test_fairness_is_that_of_the_gates_and_a_significant_difference_is_reported(
     assert "Equalized odds over hub" in page
     allowed = watch(store, champion, dataset, fairness=[{**parity, "max_difference": 0.5}])
     assert allowed.decision == "healthy", allowed.reason
-    # The rows of a hub are one cluster, so the rates of other clusters are unknown.
+    # Each hub is a single cluster, so the rates of other clusters are unknown, and the interval is from 0 to 1.
     watch(store, champion, dataset, fairness=[parity], groups="hub")
     (unknown,) = stored(store, champion, "2013-04").fairness
     assert (unknown.value, unknown.low, unknown.high) == (shares.value, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""One key has one MLflow run and one model version, also if two tries run at once or an answer of MLflow is lost."""
+"""One key has one MLflow run and one model version, even if two tries run at once or an answer of MLflow is lost."""
 
 from __future__ import annotations
 

@@ -150,7 +150,8 @@ def open_repo(folder, definitions, **offline_store):
     store = feast_repo.open_store(str(folder))
     contents = feast_repo.parse_repo(store)
     with pytest.MonkeyPatch.context() as patch:
-        # Feast asks the store for columns that are declared, in other ways than the stand-ins know.
+        # To learn the columns of a source, Feast sends requests that the stand-ins do not support. The views declare
+        # their columns.
         patch.setattr(type(store.provider), "get_table_column_names_and_types_from_data_source", lambda *_, **__: [])
         for source in contents.data_sources:
             patch.setattr(type(source), "validate", lambda *_, **__: None)

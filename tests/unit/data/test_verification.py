@@ -1,4 +1,4 @@
-"""``Dataset.verify`` compares the stored rows with the id of the dataset, also if their SHA-256 in the manifest was changed."""
+"""``Dataset.verify`` compares the stored rows with the id of the dataset, even if their SHA-256 in the manifest was changed."""
 
 from __future__ import annotations
 

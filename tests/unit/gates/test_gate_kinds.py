@@ -520,7 +520,7 @@ def test_groups_must_be_treated_equally(data):
         # A model with the same prediction for all rows treats all groups equally.
         same = check(declared, evidence(data, (0, 0)))
         assert (same.measured, same.passed) == (0, True)
-    # The rates that monitoring compares with a window know the clusters of the evaluation.
+    # The rates that monitoring compares with a window contain the design effects of the evaluation.
     clusters = np.arange(len(rows)) % 50
     (shares,) = check(
         {"fairness": "demographic_parity", "sensitive": "sex", "max_difference": 0.05},

@@ -1,7 +1,7 @@
 """Join in PostgreSQL. The events are in a temporary table of one session, in which Feast's SQL runs.
 
 The driver streams the events and the result in the binary format of COPY. The server drops the temporary table when the
-session ends, also if the task was killed.
+session ends, even if the task was killed.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class PostgresWarehouse(Warehouse):
             sql: str = job.to_sql()
         if sql.count(stand_in) != 1:
             raise FeatureStoreError(
-                "Feast's SQL for PostgreSQL does not contain the query of the events once. Report this defect with the "
-                "installed version of feast."
+                "Feast's SQL for PostgreSQL does not contain the query of the events exactly once. Report this "
+                "defect with the installed version of feast."
             )
         table = f"SELECT {', '.join([EVENT, *view.keys, EVENT_TIME])} FROM pg_temp.{_TABLE}"  # noqa: S608
         return sql.replace(stand_in, table)

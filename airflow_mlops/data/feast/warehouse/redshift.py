@@ -1,7 +1,7 @@
 """Join in Redshift. The events and the result are Parquet files in S3.
 
-All statements run in one request of Redshift's Data API, so in one session, with temporary tables, which Redshift drops
-at the end of the session, also if the task was killed.
+All statements run in one request of Redshift's Data API, and therefore in one session. Redshift drops their temporary
+tables at the end of the session, even if the task was killed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Choose one joined row for each event from the rows that Feast's join returned, and check it.
 
-Feast's SQL returns the rows in any order, and several rows for an event if rows of the source have the same time. By
-the same rule as for files, the row that was created last is chosen; a row without a creation time is the oldest. The
-source has no order of rows. Of the rows that are still equal, the row with the greatest values is therefore chosen,
-feature by feature, so that the result is the same each time.
+Feast's SQL returns the rows in any order. It returns several rows for an event if rows of the source have the same
+time. As for files, the row that was created last is then chosen, and a row without a creation time counts as the
+oldest. If several rows still qualify, the row with the greatest values is chosen, feature by feature, because the rows
+of a table have no order. The result is therefore always the same.
 """
 
 from __future__ import annotations

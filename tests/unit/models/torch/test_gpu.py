@@ -193,7 +193,7 @@ def test_a_network_that_does_not_fit_into_the_gpu_memory_is_an_error(dataset):
 
 
 def by_torchrun(dataset, key, record=None, **options):
-    """Train in processes that torchrun starts, also if there is only one."""
+    """Train in processes that torchrun starts, even if there is only one."""
     import torch
 
     from airflow_mlops.models.trainers.torch import processes, trainer

@@ -113,7 +113,7 @@ def test_a_day_without_requests_is_an_empty_dataset_with_the_columns_of_the_othe
     assert first.schema == empty.schema
     server.stop()
     assert not list((tmp_path / "spool").iterdir())
-    # Another server, later: what is recorded stays.
+    # A server that starts later keeps what is recorded.
     again = start("04T00:35")
     again.go("05T01:00")
     assert days(store) == {"2026-03-02": 2, "2026-03-03": 0, "2026-03-04": 0}

@@ -147,7 +147,7 @@ def test_a_full_disk_loses_only_the_rows_that_do_not_fit_and_counts_them(store, 
     def full(key, schema):
         if key[0] == 2:
             return opened(key, schema)
-        # A write to this device fails when a buffer is flushed, also when the file is closed.
+        # A write to this device fails when a buffer is flushed, including when the file is closed.
         file = Path("/dev/full").open("wb")  # noqa: SIM115
         return log._Segment(folder / "2023-11-14T22_v1-a.arrows", file, pa.ipc.new_stream(file, schema))
 

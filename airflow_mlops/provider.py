@@ -131,7 +131,9 @@ def get_provider_info() -> dict[str, Any]:
                     "memory": {
                         "description": "Memory that the relational work of a step (DuckDB) may use, such as ``4GB``, "
                         "before it continues in temporary files in TMPDIR. By default, half of the memory that the "
-                        "process may use: the memory of the machine, or the limit of its container.",
+                        "process may use (the memory of the machine, or the limit of its container), but at most 1 GB for "
+                        "training sets, 500 MB for joins of labels and 300 MB for repeated values in a validation with up "
+                        "to four CPUs, and in proportion with more.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "4GB",

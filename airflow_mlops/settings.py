@@ -49,8 +49,8 @@ def webhook_conn_id() -> str:
 def step_environment() -> dict[str, str]:
     """Return the environment variables that pass settings to the process of a step, by name.
 
-    The settings are ``cache_size`` (by default 10GB), ``memory`` (by default empty: DuckDB may then use half of the
-    memory that is available to the process), ``signing_key`` and ``verifying_key`` (by default empty), all in
+    The settings are ``cache_size`` (by default 10GB), ``memory`` (by default empty: see
+    :func:`airflow_mlops.data.relational.default_memory`), ``signing_key`` and ``verifying_key`` (by default empty), all in
     ``[mlops]``.
     """
     return {

@@ -2,8 +2,13 @@
 
 ``python -m benchmarks.scale [--rows N] [--stages NAME ...] [--memory SIZE] [--no-peers]``. Each stage runs alone, in a
 process of its own, on datasets in an artifact store. It is compared with a peer: what a user would otherwise write with
-Great Expectations, DuckDB or ONNX Runtime, without hashes, manifests and checks. Imports are not measured. The peak is
-that of the whole process, interpreter and libraries included; the part that the imports need is printed as ``base MB``.
+Great Expectations, DuckDB or ONNX Runtime, without hashes, manifests and checks. Imports, and the opening of MLflow's
+database, are not measured. The peak is that of the whole process, interpreter and libraries included; the part that the
+imports need is printed as ``base MB``.
+
+Stages with ``shards=`` also run in four shards in two processes. The shards are compared with one pass that uses all
+CPUs, and with one pass on one CPU, where each process of the shards has one CPU, too, like a pod with one CPU. CPU
+seconds do not depend on other programs on the machine: those of the shards are those of the process that needs more.
 The last line is JSON.
 """
 
@@ -19,7 +24,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +57,11 @@ def main() -> None:
     parser.add_argument("--prepare", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--shards", nargs="+", metavar=("STAGE FOLDER RUN", "SHARD"), help=argparse.SUPPRESS)
+    parser.add_argument("--cpu", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.cpu is not None:
+        # Libraries count the CPUs when they are imported.
+        os.sched_setaffinity(0, {arguments.cpu})
     if arguments.prepare:
         prepare(Path(arguments.prepare), arguments.rows, arguments.stages)
     elif arguments.measure:
@@ -90,14 +99,40 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
             line += f"{peer['seconds']:9.2f}{peer['peak_mb']:9,}  {found['speed']:.2f}"
         print(line, flush=True)
         if stage in SHARDED:
-            found["shards_seconds"] = round(seconds_of_shards(stage, folder), 3)
-            found["shards_speedup"] = round(found["seconds"] / found["shards_seconds"], 2)
-            print(
-                f"  {SHARDS} shards of {stage} in {WORKERS} processes: {found['shards_seconds']:.2f} s, {found['shards_speedup']:.2f} "
-                "times the speed of one pass"
-            )
+            found |= compare_shards(stage, folder, found)
         figures[stage] = found
     print(json.dumps({"benchmark": "scale", "rows": rows, "stages": figures}))
+
+
+def compare_shards(stage: str, folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Measure four shards, print their speed, and return the figures.
+
+    :param found: the figures of one pass that uses all CPUs
+    """
+    seconds, _ = time_of_shards(stage, folder)
+    figures = {"shards_seconds": seconds, "shards_speedup": round(found["seconds"] / seconds, 2)}
+    print(f"  {SHARDS} shards in {WORKERS} processes: {seconds:.2f} s, {figures['shards_speedup']:.2f} times one pass")
+    cpus = sorted(os.sched_getaffinity(0))[:WORKERS]
+    if len(cpus) < WORKERS:
+        print(f"  There are fewer than {WORKERS} CPUs, so processes with one CPU each are not measured.")
+        return figures
+    one = json.loads(child("--measure", stage, str(folder), "--cpu", str(cpus[0])).splitlines()[-1])
+    seconds, cpu_seconds = time_of_shards(stage, folder, cpus)
+    figures |= {
+        "one_cpu_seconds": one["seconds"],
+        "one_cpu_cpu_seconds": one["cpu_seconds"],
+        "one_cpu_shards_seconds": seconds,
+        "one_cpu_shards_cpu_seconds": cpu_seconds,
+        "one_cpu_shards_speedup": round(one["seconds"] / seconds, 2),
+        "one_cpu_shards_cpu_speedup": round(one["cpu_seconds"] / cpu_seconds, 2),
+    }
+    print(
+        f"  with one CPU for each process: {seconds:.2f} s and {cpu_seconds:.2f} CPU s; one pass on one CPU: {one['seconds']:.2f} s "
+        f"and {one['cpu_seconds']:.2f} CPU s; {figures['one_cpu_shards_speedup']:.2f} times one pass by time, "
+        f"{figures['one_cpu_shards_cpu_speedup']:.2f} times by CPU time",
+        flush=True,
+    )
+    return figures
 
 
 def child(*arguments: str) -> str:
@@ -341,6 +376,16 @@ def _train(store: Any, made: dict[str, Any], write: Callable[..., Any], rows: in
 # The stages. Each function imports what its work needs, and returns the work.
 
 
+def _open_mlflow() -> None:
+    """Open MLflow's database in this process, which takes more than a second of CPU time. A server would have it open."""
+    from airflow_mlops.core.connections import from_environment
+    from airflow_mlops.core.references import MLflowTarget
+    from airflow_mlops.registry import versions
+    from airflow_mlops.registry.client import connect
+
+    versions.champion(connect(MLflowTarget(), from_environment), MODEL)
+
+
 def _reference(folder: Path, name: str) -> Any:
     return json.loads((folder / "rows.json").read_text())[name]
 
@@ -385,13 +430,17 @@ def suite() -> dict[str, Any]:
 
 
 def validate(folder: Path) -> Callable[[], Any]:
+    step, spec = validate_in_shards(folder)
+    return lambda: step(spec, _context(folder))
+
+
+def validate_in_shards(folder: Path) -> tuple[Callable[..., Any], Any]:
     import great_expectations  # noqa: F401 - loaded before the clock runs
 
     from airflow_mlops.stages.validate import step
     from airflow_mlops.stages.validate.spec import ValidateSpec
 
-    spec = ValidateSpec(dataset=_reference(folder, "rows"), suite=suite(), on_failure="quarantine")
-    return lambda: step.run(spec, _context(folder))
+    return step.run, ValidateSpec(dataset=_reference(folder, "rows"), suite=suite(), on_failure="quarantine")
 
 
 def validate_peer(folder: Path) -> Callable[[], Any]:
@@ -465,6 +514,11 @@ def training_set_peer(folder: Path) -> Callable[[], Any]:
 
 
 def join_labels(folder: Path) -> Callable[[], Any]:
+    step, spec = join_labels_in_shards(folder)
+    return lambda: step(spec, _context(folder))
+
+
+def join_labels_in_shards(folder: Path) -> tuple[Callable[..., Any], Any]:
     import duckdb  # noqa: F401 - loaded before the clock runs
 
     from airflow_mlops.stages.join_labels import step
@@ -476,9 +530,9 @@ def join_labels(folder: Path) -> Callable[[], Any]:
         on=["id"],
         label="outcome",
         labels_timestamp="known",
-        name="joined",
+        name="labelled",
     )
-    return lambda: step.run(spec, _context(folder))
+    return step.run, spec
 
 
 def join_labels_peer(folder: Path) -> Callable[[], Any]:
@@ -498,22 +552,21 @@ def join_labels_peer(folder: Path) -> Callable[[], Any]:
 
 
 def score(folder: Path) -> Callable[[], Any]:
-    import mlflow  # noqa: F401 - loaded before the clock runs
-    import onnxruntime  # noqa: F401
-
-    from airflow_mlops.stages.score import step
-    from airflow_mlops.stages.score.spec import ScoreSpec
-
-    spec = ScoreSpec(model=MODEL, dataset=_reference(folder, "rows"), name="scale_predictions")
-    return lambda: step.run(spec, _context(folder))
+    step, spec = score_in_shards(folder)
+    return lambda: step(spec, _context(folder))
 
 
-def seconds_of_shards(stage: str, folder: Path) -> float:
-    """Run a stage in shards, divided among processes that have imported the libraries before the clock runs."""
+def time_of_shards(stage: str, folder: Path, cpus: Sequence[int] = ()) -> tuple[float, float]:
+    """Run a stage in shards, divided among processes that have imported the libraries before the clock runs.
+
+    :param cpus: the CPU of each process; by default each process uses all CPUs
+    :return: seconds until the last process has finished, and the most CPU seconds of a process
+    """
     run = uuid.uuid4().hex
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scale", "--shards", stage, str(folder), run, *map(str, range(first, SHARDS, WORKERS))],
+            [sys.executable, "-m", "benchmarks.scale", "--shards", stage, str(folder), run, *map(str, range(first, SHARDS, WORKERS)),
+             *(["--cpu", str(cpus[first])] if cpus else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for first in range(WORKERS)
@@ -530,18 +583,15 @@ def seconds_of_shards(stage: str, folder: Path) -> float:
     seconds = time.perf_counter() - started
     for worker in workers:
         worker.wait()
-    if ended != ["done\n"] * WORKERS:
+    if not all(ended):
         sys.exit("A shard failed.")
-    return seconds
+    return round(seconds, 3), max(map(float, ended))
 
 
 def run_shards(stage: str, folder: Path, run: str, shards: list[int]) -> None:
-    """Run the shards of a DAG run one after the other, as soon as the standard input ends."""
+    """Run the shards of a DAG run one after the other, as soon as the standard input ends. Print the CPU seconds."""
     logging.disable(logging.WARNING)
     _use_mlflow(folder)
-    import mlflow  # noqa: F401 - loaded before the clock runs
-    import onnxruntime  # noqa: F401
-
     from airflow_mlops.core.calls import Provenance
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.stages.context import StepContext
@@ -549,18 +599,23 @@ def run_shards(stage: str, folder: Path, run: str, shards: list[int]) -> None:
     step, spec = SHARDED[stage](folder)
     print("ready", flush=True)
     sys.stdin.read()
+    started = time.process_time()
     for shard in shards:
         place = Provenance(dag_id="scale", run_id=run, task_id=stage, map_index=shard)
         context = StepContext(ArtifactStore(f"file://{folder}/store"), f"results/{run}/{shard}.json", provenance=place)
         step(spec.model_copy(update={"shard": shard, "shards": SHARDS}), context)
-    print("done", flush=True)
+    print(round(time.process_time() - started, 3), flush=True)
 
 
 def score_in_shards(folder: Path) -> tuple[Callable[..., Any], Any]:
+    import mlflow  # noqa: F401 - loaded before the clock runs
+    import onnxruntime  # noqa: F401
+
     from airflow_mlops.stages.score import step
     from airflow_mlops.stages.score.spec import ScoreSpec
 
-    return step.run, ScoreSpec(model=MODEL, dataset=_reference(folder, "rows"), name="scale_sharded")
+    _open_mlflow()
+    return step.run, ScoreSpec(model=MODEL, dataset=_reference(folder, "rows"), name="scale_predictions")
 
 
 def score_peer(folder: Path) -> Callable[[], Any]:
@@ -600,18 +655,19 @@ def score_peer(folder: Path) -> Callable[[], Any]:
 
 
 def evaluate(folder: Path) -> Callable[[], Any]:
-    import mlflow  # noqa: F401 - loaded before the clock runs
-
     step, spec = evaluate_in_shards(folder)
     return lambda: step(spec, _context(folder))
 
 
 def evaluate_in_shards(folder: Path) -> tuple[Callable[..., Any], Any]:
-    import sklearn.tree  # noqa: F401 - loaded before the clock runs
+    import mlflow  # noqa: F401 - loaded before the clock runs
+    import onnxruntime  # noqa: F401
+    import sklearn.tree  # noqa: F401
 
     from airflow_mlops.stages.evaluate import step
     from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 
+    _open_mlflow()
     gates = [
         {"metric": "roc_auc", "better_than_champion_by": 0},
         {"metric": "log_loss", "slices": ["carrier", "origin", "x1", "x2", "x3"], "not_worse_than_champion_by": 0.01},
@@ -636,6 +692,7 @@ def monitor(folder: Path) -> Callable[[], Any]:
     from airflow_mlops.stages.monitor import step
     from airflow_mlops.stages.monitor.spec import MonitorSpec
 
+    _open_mlflow()
     spec = MonitorSpec(model=MODEL, dataset=_reference(folder, "outcomes"))
     return lambda: step.run(spec, _context(folder))
 
@@ -649,7 +706,12 @@ WORK: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "profile": profile,
     "monitor": monitor,
 }
-SHARDED = {"score": score_in_shards, "evaluate": evaluate_in_shards}
+SHARDED: dict[str, Callable[[Path], tuple[Callable[..., Any], Any]]] = {
+    "validate": validate_in_shards,
+    "join_labels": join_labels_in_shards,
+    "score": score_in_shards,
+    "evaluate": evaluate_in_shards,
+}
 PEERS: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "validate": validate_peer,
     "training_set": training_set_peer,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import tempfile
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_mlops.core.cpus import available_cpus
 from airflow_mlops.core.errors import SpillError, one_line
 from airflow_mlops.core.sizes import MEMORY_VARIABLE, parse_size
 from airflow_mlops.data.prefetch import prefetch
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
-# cgroup v2: the processor time that the container may use in a period, both in microseconds, or "max".
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
+
+JOIN_MEMORY = 1_000_000_000
+"""The largest default memory in bytes of sorts and joins on a machine with at most four CPUs."""
+# Each thread of DuckDB needs memory of its own.
+_CPUS_OF_MOST = 4
 
 
 @contextmanager
@@ -56,6 +59,19 @@ def connect(memory_limit: str | None = None, threads: int | None = None) -> Iter
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET enable_progress_bar = false")
             yield connection
+
+
+def connect_bounded(
+    memory_limit: str | None = None, most: int = JOIN_MEMORY
+) -> AbstractContextManager[DuckDBPyConnection]:
+    """Open a database for sorting and joining, see :func:`connect`.
+
+    Sorts and joins continue in temporary files at little cost in time, so that more memory hardly makes them faster.
+
+    :param memory_limit: memory that DuckDB may use; by default :func:`default_memory`
+    :param most: the largest default in bytes on a machine with at most four CPUs
+    """
+    return connect(memory_limit or default_memory(most=most))
 
 
 def connect_on_one_cpu(memory_limit: str | None = None) -> AbstractContextManager[DuckDBPyConnection]:
@@ -144,18 +160,23 @@ def _batches(
     yield from connection.sql(sql, params=dict(parameters or {})).to_arrow_reader(rows)
 
 
-def default_memory(processes: int = 1) -> str:
+def default_memory(processes: int = 1, most: int | None = None) -> str:
     """Return the memory that a database may use, as a size for DuckDB such as ``512MB``.
 
     This is ``[mlops] memory``, by default half of :func:`available_memory` and at least 100 MB.
 
     :param processes: number of processes that share the machine, each with a database
+    :param most: the largest default in bytes on a machine with at most four CPUs, and in proportion on a machine with
+        more; ``None`` for no limit. It does not limit the setting
     :raises SpecError: the setting is not a size
     """
     if setting := os.environ.get(MEMORY_VARIABLE):
         parse_size(setting, "The setting [mlops] memory")
         return setting
-    return f"{max(available_memory(processes) // 2 // 1_000_000, 100)}MB"
+    found = available_memory(processes) // 2
+    if most is not None:
+        found = min(found, most * max(available_cpus(), _CPUS_OF_MOST) // _CPUS_OF_MOST)
+    return f"{max(found // 1_000_000, 100)}MB"
 
 
 def available_memory(processes: int = 1) -> int:
@@ -200,22 +221,3 @@ def _ancestors(path: str) -> Sequence[str]:
 def quoted(name: str) -> str:
     """Quote a table or column name for SQL."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def wanted_threads() -> int:
-    """Return the number of threads or processes to compute with: ``OMP_NUM_THREADS``, or :func:`available_cpus`."""
-    # The variable may contain one number for each level of nested parallelism.
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(asked) if asked.isdigit() and int(asked) else available_cpus()
-
-
-def available_cpus() -> int:
-    """Count the CPUs that this process may use, according to its CPU affinity and its container's quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_QUOTA.read_text().split()
-        if quota != "max":
-            cpus = min(cpus, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(cpus, 1)

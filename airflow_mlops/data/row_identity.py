@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.data.moments import as_utc
+from airflow_mlops.data.spool import BATCH_ROWS
 from airflow_mlops.data.types import decimal_text, is_binary
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_mlops.data.spool import Rows
 
 # Number of rows whose texts are in memory at once.
-_SLICE_ROWS = 65_536
+_SLICE_ROWS = BATCH_ROWS
 
 Numbers = np.ndarray[Any, Any]
 
@@ -49,7 +50,7 @@ def shared_rows(dataset: Dataset, part: str, other: Dataset, other_part: str | N
     tables = dataset.table(part, keys), other.table(other_part, keys)
     # Equal bytes have the same hash only if the columns of both training sets are hashed in the same form.
     texts = [name for name in keys if all(_is_text(table, name) for table in tables)]
-    here, there = (_hashed(table, keys, texts) for table in tables)
+    here, there = (np.concatenate([np.empty(0, np.uint64), *_hashed(table, keys, texts)]) for table in tables)
     return int(np.isin(here, there).sum())
 
 
@@ -66,13 +67,22 @@ def row_ids(table: pa.Table | Rows, columns: Sequence[str], utf8: Collection[str
         the values of ``table`` decide
     :return: an array of uint64 with one hash per row
     """
+    parts = list(row_id_batches(table, columns, utf8))
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def row_id_batches(
+    table: pa.Table | Rows, columns: Sequence[str], utf8: Collection[str] | None = None
+) -> Iterator[Numbers]:
+    """Compute the ids of rows, see :func:`row_ids`, in arrays of ``BATCH_ROWS`` ids. The last array may be
+    smaller."""
     table = table.select(list(dict.fromkeys(columns)))
     texts = [
         name
         for name in columns
         if (name in utf8 if utf8 is not None and has_bytes(table.schema.field(name).type) else _is_text(table, name))
     ]
-    return _hashed(table, columns, texts)
+    yield from _hashed(table, columns, texts)
 
 
 def has_bytes(kind: pa.DataType) -> bool:
@@ -85,10 +95,10 @@ def are_utf8(column: pa.ChunkedArray) -> bool:
     return _is_text(pa.table({"values": column}), "values")
 
 
-def _hashed(table: pa.Table | Rows, columns: Sequence[str], texts: Collection[str]) -> Numbers:
+def _hashed(table: pa.Table | Rows, columns: Sequence[str], texts: Collection[str]) -> Iterator[Numbers]:
     """Hash the rows slice by slice, see :func:`_ids`."""
-    parts = [_ids(table.slice(start, _SLICE_ROWS), columns, texts) for start in range(0, table.num_rows, _SLICE_ROWS)]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    for start in range(0, table.num_rows, _SLICE_ROWS):
+        yield _ids(table.slice(start, _SLICE_ROWS), columns, texts)
 
 
 def _ids(table: pa.Table, columns: Sequence[str], texts: Collection[str]) -> Numbers:

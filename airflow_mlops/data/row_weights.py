@@ -6,9 +6,10 @@ times. The column of weights (``sample_weight=``) is a parameter of the training
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # Key in the details of a training set's manifest.
 DETAIL = "weights"
 _MICROSECOND = timedelta(microseconds=1)
+# Number of weights that are in memory at once.
+_SUMMED_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -158,31 +161,65 @@ def decayed(micros: NDArray[np.int64], half_life: timedelta, until: datetime) ->
 
 
 def describe(
-    weights: NDArray[np.float64], parts: Mapping[str, Any], half_life: timedelta, until: datetime
+    weights: Callable[[str], Iterator[NDArray[np.float64]]],
+    rows: Mapping[str, int],
+    half_life: timedelta,
+    until: datetime,
 ) -> dict[str, Any]:
     """Return the description of row weights for the manifest of a training set.
 
     ``effective_rows`` is Kish's effective sample size ``sum(w)**2 / sum(w**2)``: the number of rows with equal weights
     that give a mean of the same precision (L. Kish, "Survey Sampling", 1965, section 11.7).
 
-    :param weights: the weight of each row, shape (n,)
-    :param parts: mask of the rows of each split part, shape (n,)
+    :param weights: function that reads the weights of the rows of a split part, in arrays of any lengths
+    :param rows: number of rows of each split part
     :param half_life: age at which a row has the weight 0.5
     :param until: time from which the age is counted
     """
-    chosen = {part: weights[mask] for part, mask in parts.items()}
     return {
         "half_life_seconds": half_life.total_seconds(),
         "until": until.isoformat(),
-        "mean": {part: float(found.mean()) for part, found in chosen.items()},
-        "effective_rows": {part: effective_rows(found) for part, found in chosen.items()},
+        "mean": {part: _sum(weights(part), count) / count for part, count in rows.items()},
+        "effective_rows": {part: effective_rows(partial(weights, part), count) for part, count in rows.items()},
     }
 
 
-def effective_rows(weights: NDArray[np.float64]) -> float:
-    """Compute Kish's effective sample size; 0 if all weights are 0."""
-    largest = float(weights.max(initial=0.0))
+def effective_rows(weights: Callable[[], Iterator[NDArray[np.float64]]], rows: int) -> float:
+    """Compute Kish's effective sample size; 0 if all weights are 0.
+
+    :param weights: function that reads the weights, in arrays of any lengths
+    :param rows: number of weights
+    """
+    largest = max((float(values.max(initial=0.0)) for values in weights()), default=0.0)
     if not largest:
         return 0.0
-    scaled = weights / largest
-    return float(scaled.sum() ** 2 / np.square(scaled).sum())
+    total = _sum((values / largest for values in weights()), rows)
+    return float(total**2 / _sum((np.square(values / largest) for values in weights()), rows))
+
+
+def _sum(values: Iterator[NDArray[np.float64]], count: int) -> float:
+    """Return the sum that ``numpy.sum`` returns for the joined arrays, to the last bit.
+
+    It adds the sums of two halves, as NumPy does ("pairwise summation"). The length of the first half is a multiple of
+    8.
+
+    :param values: arrays of any lengths
+    :param count: number of all values
+    """
+    rest = np.empty(0)
+
+    def read(size: int) -> float:
+        nonlocal rest
+        if size > _SUMMED_AT_ONCE:
+            half = size // 2 - size // 2 % 8
+            return read(half) + read(size - half)
+        held = [rest]
+        missing = size - len(rest)
+        while missing > 0:
+            held.append(next(values))
+            missing -= len(held[-1])
+        joined = np.concatenate(held)
+        rest = joined[size:]
+        return float(joined[:size].sum())
+
+    return read(count)

@@ -189,6 +189,11 @@ class Rows:
         table = pa.Table.from_batches(self._batches(first, last), self.schema)
         return table.slice(offset - first * BATCH_ROWS, max(end - offset, 0))
 
+    def tables(self, offset: int, length: int) -> Iterator[pa.Table]:
+        """Read ``length`` consecutive rows from position ``offset`` on, at most :data:`BATCH_ROWS` rows at once."""
+        for start in range(offset, offset + length, BATCH_ROWS):
+            yield self.slice(start, min(BATCH_ROWS, offset + length - start))
+
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """Read all rows in batches of :data:`BATCH_ROWS` rows. The last batch may be smaller."""
         return self._batches(0, -(-self.num_rows // BATCH_ROWS))

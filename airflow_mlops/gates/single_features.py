@@ -5,7 +5,7 @@ A feature that alone predicts the label almost perfectly is usually known only a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,12 +19,14 @@ from airflow_mlops.metrics.ranks import placements
 
 Numbers = np.ndarray[Any, Any]
 Take: TypeAlias = "Callable[[Sequence[str], Numbers], pa.Table]"
+_Chosen: TypeAlias = tuple[Numbers, Numbers, Numbers]
 
 SAMPLE_ROWS = 50_000
 # Minimum number of rows of each class, or of all rows for a regression. With fewer rows, a feature may predict the
 # label perfectly by chance.
 _MIN_ROWS = 20
 _BINS = 256
+_LARGEST_ID = np.uint64(2**64 - 1)
 
 
 @dataclass(frozen=True)
@@ -59,35 +61,80 @@ def single_features(
     :param ids: a unique identifier of each row, shape (n,), which determines the sampled rows
     :param take: function that reads columns of the rows at given positions, which are in ascending order
     """
+    rows = sampled([(target, ids)], len(target), target.unique() if task != "regression" else None)
+    return measured(target.take(pa.array(rows)), features, task, rows, take)
+
+
+def measured(target: pa.ChunkedArray, features: Sequence[str], task: Task, rows: Numbers, take: Take) -> SingleFeatures:
+    """Measure how well each feature alone predicts the label of sampled rows.
+
+    :param target: the label of each sampled row
+    :param features: names of the features
+    :param task: the ML task
+    :param rows: positions of the sampled rows, from :func:`sampled`
+    :param take: function that reads columns of the rows at given positions, which are in ascending order
+    """
     codes = pc.rank(target, tiebreaker="dense").to_numpy().astype(np.int64) - 1
-    rows = _sample(codes if task != "regression" else np.zeros(len(codes), np.int64), ids)
-    counts = np.bincount(codes[rows])
+    counts = np.bincount(codes)
     measure = "R2" if task == "regression" else "AUC"
     if len(rows) < _MIN_ROWS or (task != "regression" and np.sort(counts)[-2:].min() < _MIN_ROWS):
         return SingleFeatures(measure, 0, {})
-    values = target.to_numpy(zero_copy_only=False)[rows].astype(float) if task == "regression" else codes[rows]
+    values = target.to_numpy(zero_copy_only=False).astype(float) if task == "regression" else codes
     order = np.argsort(rows)
     sample = take(features, rows[order]).take(pa.array(np.argsort(order)))
     scores = {name: round(_score(sample[name], values, task), 4) for name in features}
     return SingleFeatures(measure, len(rows), scores)
 
 
-def _sample(strata: Numbers, ids: Numbers) -> Numbers:
-    """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of ``ids``.
+def sampled(
+    batches: Iterable[tuple[pa.Array | pa.ChunkedArray, Numbers]], rows: int, classes: pa.Array | None
+) -> Numbers:
+    """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of the ids.
 
-    If there are at most ``SAMPLE_ROWS`` rows, the positions of all rows are returned. Otherwise, each stratum
-    contributes at most the same number of rows: the rows with the smallest ids.
+    If there are at most ``SAMPLE_ROWS`` rows, the positions of all rows are returned. Otherwise, each class contributes
+    at most the same number of rows: the rows with the smallest ids. Only these rows and one batch are in memory.
 
-    :param strata: the stratum of each row, shape (n,)
-    :param ids: a unique identifier of each row, shape (n,)
+    :param batches: the label and the ids of consecutive rows
+    :param rows: number of all rows
+    :param classes: the distinct values of the label; ``None`` for a regression
     """
-    order = np.lexsort((np.arange(len(ids)), ids))
-    if len(order) <= SAMPLE_ROWS:
-        return order
-    each = SAMPLE_ROWS // max(1, len(np.unique(strata)))
-    kept = [order[strata[order] == stratum][: max(each, 1)] for stratum in np.unique(strata)[:SAMPLE_ROWS]]
-    chosen = np.concatenate(kept)
-    return chosen[np.argsort(ids[chosen], kind="stable")]
+    if rows <= SAMPLE_ROWS:
+        ids = np.concatenate([np.empty(0, np.uint64), *(ids for _, ids in batches)])
+        return np.lexsort((np.arange(len(ids)), ids))
+    ordered = classes.sort()[:SAMPLE_ROWS] if classes is not None else None
+    each = max(SAMPLE_ROWS // len(classes), 1) if classes is not None else SAMPLE_ROWS
+    chosen: _Chosen = (np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64))
+    largest = np.full(len(ordered) if ordered is not None else 1, _LARGEST_ID)
+    start = 0
+    for labels, ids in batches:
+        places = np.arange(start, start + len(ids))
+        start += len(ids)
+        if ordered is None:
+            strata = np.zeros(len(ids), np.int64)
+        else:
+            strata = pc.index_in(labels, ordered).fill_null(-1).to_numpy().astype(np.int64)
+        # Most rows have a larger id than the rows of their class that have been chosen.
+        wanted = (strata >= 0) & (ids <= largest[strata])
+        added = zip(chosen, (strata[wanted], ids[wanted], places[wanted]), strict=True)
+        chosen = _smallest([np.concatenate(pair) for pair in added], each)
+        counts = np.bincount(chosen[0], minlength=len(largest))
+        full = counts == each
+        largest[full] = chosen[1][counts.cumsum()[full] - 1]
+    return chosen[2][np.argsort(chosen[1], kind="stable")]
+
+
+def _smallest(rows: Sequence[Numbers], each: int) -> _Chosen:
+    """Return the ``each`` rows of each stratum with the smallest ids, in the order of strata and ids.
+
+    :param rows: stratum, id and position of each row
+    """
+    strata, ids, places = rows
+    order = np.lexsort((places, ids, strata))
+    strata = strata[order]
+    first = np.flatnonzero(np.diff(strata, prepend=-1))
+    number = np.arange(len(strata)) - np.repeat(first, np.diff(np.append(first, len(strata))))
+    kept = order[number < each]
+    return strata[number < each], ids[kept], places[kept]
 
 
 def _score(column: pa.ChunkedArray, target: Numbers, task: Task) -> float:

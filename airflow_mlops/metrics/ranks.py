@@ -142,10 +142,12 @@ def placements(
     :return: placements from 0 to 1, shape (n,); 0 if the other class has no rows
     """
     tied = _Ties(positive, score, weight)
-    above = tied.positives_from - tied.positives_here / 2
+    above = tied.positives_here / -2
+    above += tied.positives_from
     placed = above[tied.number] / (tied.positives or 1)
     del above
-    below = tied.negatives_before + tied.negatives_here / 2
+    below = tied.negatives_here / 2
+    below += tied.negatives_before
     placed[tied.sorted] = below[tied.number[tied.sorted]] / (tied.negatives or 1)
     return tied.unsorted(placed)
 
@@ -174,7 +176,7 @@ def precision_terms(
     true = tied.positives_from
     precision = true / reached
     gained = np.cumsum(tied.positives_here / reached)
-    lost = np.cumsum(tied.positives_here * true / reached.astype(np.float64) ** 2)
+    lost = np.cumsum(tied.positives_here * true.astype(np.float64) / reached.astype(np.float64) ** 2)
     return tied.unsorted(tied.sorted * (precision + gained)[tied.number] - lost[tied.number])
 
 
@@ -254,26 +256,27 @@ class _Ties:
         self.sorted: NDArray[np.bool_] = positive[self._order]
         self.number: NDArray[np.integer[Any]] = np.cumsum(new, dtype=whole)
         self.number -= 1
-        first = np.flatnonzero(new)
+        first: NDArray[np.integer[Any]] = np.flatnonzero(new).astype(whole)
+        del new
         if weight is None:
             self._count(first, whole)
         else:
             self._weigh(first, weight[self._order])
 
-    def _count(self, first: NDArray[np.int64], whole: type[np.integer[Any]]) -> None:
-        last = np.append(first[1:], self.rows)
+    def _count(self, first: NDArray[np.integer[Any]], whole: type[np.integer[Any]]) -> None:
+        last = np.append(first[1:], first.dtype.type(self.rows))
         positives = np.zeros(self.rows + 1, dtype=whole)
         np.cumsum(self.sorted, out=positives[1:])
         self.positives = int(positives[-1])
         self.negatives = self.rows - self.positives
-        before = positives[first].astype(np.int64)
+        before = positives[first]
         self.positives_here = positives[last] - before
         self.positives_from = self.positives - before
         self.negatives_before = first - before
         self.negatives_here = last - first - self.positives_here
         self.reached = self.rows - first
 
-    def _weigh(self, first: NDArray[np.int64], weight: NDArray[np.float64]) -> None:
+    def _weigh(self, first: NDArray[np.integer[Any]], weight: NDArray[np.float64]) -> None:
         # Sums of weights from the top and from the bottom: a difference of two sums would be inexact.
         here = [np.add.reduceat(np.where(rows, weight, 0.0), first) for rows in (self.sorted, ~self.sorted)]
         self.positives_here, self.negatives_here = here

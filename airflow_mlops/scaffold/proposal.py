@@ -16,7 +16,7 @@ from airflow_mlops.scaffold.answers import Every, Given, Person
 from airflow_mlops.scaffold.columns import Column, lookalikes, span, twins
 from airflow_mlops.scaffold.features import choose_features
 from airflow_mlops.scaffold.roles import Roles, choose_roles
-from airflow_mlops.stages.training_set.events import infer_task
+from airflow_mlops.stages.training_set.labels import LabelValues, infer_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -218,7 +218,11 @@ def _whole_classes(label: Column) -> list[str]:
         whole = pc.cast(as_numbers(label.values.drop_null()), pa.int64())
     except pa.ArrowInvalid:
         return []
-    return [] if infer_task(whole) == "regression" else [str(value) for value in sorted(whole.unique().to_pylist())]
+    return (
+        []
+        if infer_task(LabelValues.of([whole], whole.type, None)) == "regression"
+        else [str(value) for value in sorted(whole.unique().to_pylist())]
+    )
 
 
 def _every(length: timedelta, rows: int) -> Every:

@@ -17,7 +17,7 @@ from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.scaffold.answers import Given, Person
 from airflow_mlops.scaffold.columns import Column, of
-from airflow_mlops.stages.training_set.events import infer_task
+from airflow_mlops.stages.training_set.labels import LabelValues, infer_task
 
 if TYPE_CHECKING:
     from airflow_mlops.scaffold.sample import Sample
@@ -259,7 +259,8 @@ def _task(label: Column, positive: str | None, person: Person) -> tuple[Task, st
             f"To predict the number, pass --types \"{{{label.name!r}: 'float64'}}\", or convert the column in the source."
         )
     # As in BuildTrainingSetOperator.
-    task = infer_task(as_numbers(label.values.drop_null()))
+    numbers = as_numbers(label.values.drop_null())
+    task = infer_task(LabelValues.of([numbers], numbers.type, None))
     if task != "binary":
         if positive is not None:
             raise SpecError(

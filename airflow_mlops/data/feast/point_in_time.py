@@ -38,7 +38,7 @@ def join(
     timestamp: str,
     memory_limit: str | None,
     batch_rows: int,
-    connect: Callable[[str | None], AbstractContextManager[DuckDBPyConnection]] = relational.connect,
+    connect: Callable[[str | None], AbstractContextManager[DuckDBPyConnection]] = relational.connect_bounded,
 ) -> Iterator[pa.Table]:
     """Look up the features of every source for every event.
 
@@ -54,7 +54,12 @@ def join(
     """
     import duckdb
 
-    times = as_utc(events[timestamp], f"The event time {timestamp!r}").cast(pa.int64())
+    moments = events.select([timestamp])
+
+    def times(start: int, length: int) -> pa.ChunkedArray:
+        column = moments.slice(start, length)[timestamp]
+        return as_utc(column, f"The event time {timestamp!r}", first_row=start).cast(pa.int64())
+
     columns = list(dict.fromkeys(column for source in sources for column in source.request.join_keys.values()))
     keys = {column: f"k{number}" for number, column in enumerate(columns)}
     in_time = {source.request.join_keys[key] for source in sources for key in source.times_in_keys}
@@ -62,7 +67,7 @@ def join(
 
     def left(start: int) -> pa.RecordBatch:
         table = chosen.slice(start, batch_rows)
-        part = times.slice(start, batch_rows)
+        part = times(start, batch_rows)
         found = {"n": np.arange(start, start + len(part)), "t": part.combine_chunks()}
         for name, key in keys.items():
             values = (
@@ -71,17 +76,22 @@ def join(
             found[key] = values.combine_chunks()
         return pa.record_batch(found)
 
-    streamed = (left(start) for start in range(0, events.num_rows, batch_rows))
+    starts = range(0, events.num_rows, batch_rows)
+    bounds = [pc.min_max(times(start, batch_rows)).as_py() for start in starts]
+    first = min((item["min"] for item in bounds if item["min"] is not None), default=0)
+    last = max((item["max"] for item in bounds if item["max"] is not None), default=0)
+    streamed = (left(start) for start in starts)
     with connect(memory_limit) as connection:
         parts = [_Part(number, source) for number, source in enumerate(sources)]
         start = 0
         try:
-            sql, parameters = _query(connection, parts, keys, times)
+            sql, parameters = _query(connection, parts, keys, first, last)
             tables = {"events": (left(events.num_rows).schema, streamed)}
             for batch in relational.stream(connection, sql, tables, parameters=parameters, rows=batch_rows):
                 found = pa.Table.from_batches([batch])
+                passed = times(start, len(found))
                 for part in parts:
-                    part.verify(found, times.slice(start, len(found)))
+                    part.verify(found, passed)
                 start += batch.num_rows
                 yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
         except duckdb.Error as error:
@@ -89,7 +99,7 @@ def join(
                 raise
             if isinstance(error, duckdb.OutOfMemoryException):
                 raise FeatureStoreError(
-                    f"The point-in-time join needs more memory than its limit of {memory_limit or relational.default_memory()} "
+                    f"The point-in-time join needs more memory than its limit of {memory_limit or relational.default_memory(most=relational.JOIN_MEMORY)} "
                     f"({one_line(error)}). Increase `memory_limit`."
                 ) from error
             raise FeatureStoreError(
@@ -126,19 +136,17 @@ class _Part:
         return [f"CASE WHEN {alive} THEN {side}.{column} END AS {name}" for name, column in columns.items()]
 
     def join(
-        self, connection: DuckDBPyConnection, keys: dict[str, str], times: pa.ChunkedArray
+        self, connection: DuckDBPyConnection, keys: dict[str, str], first: int, last: int
     ) -> tuple[str, dict[str, Any]]:
         """Build the SQL clause that joins this source, and return it with its parameters.
 
         :param connection: the DuckDB connection
         :param keys: name of each join key column in the query
-        :param times: event times in microseconds since 1970
+        :param first: time of the first event in microseconds since 1970
+        :param last: time of the last event
         """
         side = f"s{self._number}"
-        bounds = pc.min_max(times).as_py()
-        rows, parameters = self._source.relation(
-            connection, self._number, span_of(self._source, bounds["min"] or 0, bounds["max"] or 0)
-        )
+        rows, parameters = self._source.relation(connection, self._number, span_of(self._source, first, last))
         if self._ttl is not None:
             parameters[f"ttl_{self._number}"] = self._ttl
         same = [f"e.{keys[column]} = {side}.k{i}" for i, column in enumerate(self._source.request.join_keys.values())]
@@ -187,11 +195,11 @@ def span_of(source: ParquetSource, first: int, last: int) -> Span:
 
 
 def _query(
-    connection: DuckDBPyConnection, parts: Sequence[_Part], keys: dict[str, str], times: pa.ChunkedArray
+    connection: DuckDBPyConnection, parts: Sequence[_Part], keys: dict[str, str], first: int, last: int
 ) -> tuple[str, dict[str, Any]]:
     joins, parameters = [], {}
     for part in parts:
-        join, values = part.join(connection, keys, times)
+        join, values = part.join(connection, keys, first, last)
         joins.append(join)
         parameters.update(values)
     columns = ", ".join(column for part in parts for column in part.select())

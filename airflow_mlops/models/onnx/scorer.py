@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.cpus import available_cpus
 from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.contract_file import CONTRACT_FILE, read_contract
@@ -226,8 +226,8 @@ class OnnxModel:
             found[start:end] = self._values({name: feed(start, end) for name, feed in feeds.items()}, end - start)
 
         starts = range(0, rows, self._rows)
-        if len(starts) > 1 and _processors() > 1:
-            with ThreadPoolExecutor(_processors()) as threads:
+        if len(starts) > 1 and (cpus := available_cpus()) > 1:
+            with ThreadPoolExecutor(cpus) as threads:
                 list(threads.map(run, starts))
         else:
             for start in starts:
@@ -258,10 +258,3 @@ class OnnxModel:
 
     def _predictions(self, found: NDArray[np.float64]) -> Predictions:
         return from_values(found, self.contract, self._labels)
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # absent on macOS
-        return os.cpu_count() or 1

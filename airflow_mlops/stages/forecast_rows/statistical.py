@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.counts import counted
+from airflow_mlops.core.cpus import wanted_threads
 from airflow_mlops.core.errors import SpecError, TrainingError, one_line
 from airflow_mlops.data import relational
 from airflow_mlops.data.spool import Rows, spooled
@@ -242,7 +243,7 @@ Fitted = tuple[list[list["Floats | None"]], list[dict[str, int]]]
 def _fitted(parts: Iterator[Part], spec: ForecastRowsSpec) -> Iterator[tuple[Part, Fitted]]:
     """Fit the models to all parts, in their order, in several processes if there are many fits."""
     fit = partial(fit_part, models=spec.models, season=spec.season, horizon=spec.horizon, recent=spec.recent)
-    processes = relational.wanted_threads()
+    processes = wanted_threads()
     groups = _groups(parts, len(spec.models))
     first = next(groups, [])
     if processes == 1 or sum(len(part.origins) for part in first) * len(spec.models) < _FEWEST_FITS:

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 # Number of predictions in a file. The id of a dataset depends on its files, so shards must write the same files as a
 # single pass.
 FILE_ROWS = 262_144
+# Together with the libraries and the rows that are read and written, the join then needs less than 1 GB.
+_MEMORY = 500_000_000
+
+
+def _connect() -> AbstractContextManager[DuckDBPyConnection]:
+    return relational.connect_bounded(most=_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Join:
     labels: Sequence[Dataset]
     spec: JoinLabelsSpec
     hashed: dict[str, Pseudonymizer]
-    connect: Callable[[], AbstractContextManager[DuckDBPyConnection]] = relational.connect
+    connect: Callable[[], AbstractContextManager[DuckDBPyConnection]] = _connect
 
     def one_shard(self, shard: Round, writer: Callable[[], DatasetWriter]) -> Piece:
         """Write the predictions of a shard with their labels to files that no manifest lists yet.

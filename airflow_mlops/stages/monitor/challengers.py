@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,9 +59,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ROWS = 200_000
-"""The largest number of older rows to which a challenger is fitted. If there are more, a random sample is used."""
+"""The largest number of older rows, and of rows of the window, that challengers use. Of more rows, a random sample is used."""
 _MICROSECOND = timedelta(microseconds=1)
 _FIX = "Write all windows with the same types."
+_has_label = pc.invert(pc.is_null(pc.field(LABEL), nan_is_null=True))
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,6 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
     columns = [*(feature.name for feature in contract.features), LABEL]
     if not check.has_columns(*columns):
         raise UnmeasurableError("the labelled predictions do not have all features")
-    current = [labelled(dataset, columns) for dataset in check.datasets]
     try:
         trained = open_dataset(check.store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
         window = trained.manifest.window
@@ -304,6 +305,8 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
             item for item in found if {*columns} <= {*item.manifest.column_names} and item.manifest.purged is None
         ]
         older += [LabelledRows(labelled(item, columns), window=item.window) for item in usable]
+    chosen = _chosen(check.datasets)
+    current = [labelled(dataset, columns, rows) for dataset, rows in zip(check.datasets, chosen, strict=True)]
     try:
         whole = concatenated([*(item.table for item in older), *current], "The labelled windows", _FIX)
     except SchemaError as error:
@@ -321,7 +324,7 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
         older=[item.aged(half_life, end) for item in conformed],
         current=newest.aged(half_life, end).table,
         since_training=1 + windows_after(window.end, check.window),
-        groups=labelled_clusters(check.datasets, check.policy),
+        groups=labelled_clusters(check.datasets, check.policy, chosen),
     )
 
 
@@ -337,15 +340,41 @@ def half_life_of(trained: Dataset, contract: ModelContract) -> timedelta | None:
     return weights.half_life if weights is not None else None
 
 
-def labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
-    """Return ``columns`` of the rows that have a label. Boolean labels become 1 and 0, as in training sets."""
-    table = dataset.table(columns=columns)
-    return _with_numbers(table.filter(pc.invert(pc.is_null(table.column(LABEL), nan_is_null=True))))
+def labelled(dataset: Dataset, columns: Sequence[str], chosen: NDArray[np.int64] | None = None) -> pa.Table:
+    """Return ``columns`` of the rows that have a label. Boolean labels become 1 and 0, as in training sets.
+
+    :param chosen: numbers of the rows to return, among the rows with a label, in ascending order; by default all
+    """
+    if chosen is None:
+        return _with_numbers(dataset.table(columns=columns).filter(_has_label))
+    kept, first = [], 0
+    for batch in dataset.batches(columns=columns):
+        rows = batch.filter(_has_label)
+        begin, end = np.searchsorted(chosen, [first, first + rows.num_rows])
+        kept.append(rows.take(pa.array(chosen[begin:end] - first)))
+        first += rows.num_rows
+    return _with_numbers(pa.Table.from_batches(kept) if kept else dataset.table(columns=columns))
 
 
-def labelled_clusters(datasets: Sequence[Dataset], policy: Policy) -> NDArray[np.int64] | None:
+def _chosen(datasets: Sequence[Dataset]) -> list[NDArray[np.int64] | None]:
+    """Choose at most :data:`MAX_ROWS` of the rows with a label.
+
+    :return: the numbers of the rows of each dataset, see :func:`labelled`; ``None`` for all rows
+    """
+    counts = [sum(batch.filter(_has_label).num_rows for batch in item.batches(columns=[LABEL])) for item in datasets]
+    if sum(counts) <= MAX_ROWS:
+        return [None for _ in datasets]
+    ends = np.cumsum([0, *counts])
+    rows = np.sort(np.random.default_rng(0).choice(int(ends[-1]), MAX_ROWS, replace=False))
+    return [rows[(rows >= first) & (rows < end)] - first for first, end in pairwise(ends)]
+
+
+def labelled_clusters(
+    datasets: Sequence[Dataset], policy: Policy, chosen: Sequence[NDArray[np.int64] | None] | None = None
+) -> NDArray[np.int64] | None:
     """Return the cluster number of each labelled row, shape (n,); ``None`` if the policy does not set ``groups``.
 
+    :param chosen: numbers of the rows of each dataset, see :func:`labelled`; by default all rows
     :raises SpecError: the labelled predictions do not have the column ``policy.groups``
     """
     column = policy.groups
@@ -356,7 +385,9 @@ def labelled_clusters(datasets: Sequence[Dataset], policy: Policy) -> NDArray[np
             f"policy.groups={column!r} is not a column of the labelled predictions. Keep this column in the scored "
             "dataset, for example as a key, or set another column."
         )
-    known = [labelled(item, list(dict.fromkeys([column, LABEL]))).select([column]) for item in datasets]
+    names = list(dict.fromkeys([column, LABEL]))
+    rows = zip(datasets, chosen or [None for _ in datasets], strict=True)
+    known = [labelled(item, names, some).select([column]) for item, some in rows]
     return codes(concatenated(known, "The labelled windows", _FIX).column(column))
 
 

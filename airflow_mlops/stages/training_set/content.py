@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.data.datasets import DatasetWriter, Manifest
-from airflow_mlops.data.row_identity import row_ids
-from airflow_mlops.data.spool import Rows
+from airflow_mlops.data.row_identity import row_id_batches
+from airflow_mlops.data.row_mask import RowMask
+from airflow_mlops.data.spool import Rows, spooled
 from airflow_mlops.stages.training_set import files, leakage
 from airflow_mlops.stages.training_set.layout import Layout
 
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Numbers = np.ndarray[Any, Any]
 
 
@@ -27,8 +28,8 @@ class Content(Protocol):
         """Return the columns."""
 
     @property
-    def table(self) -> pa.Table | Rows:
-        """Return all rows, with at least the columns for the split: event time, label, group and target time."""
+    def table(self) -> Rows:
+        """Return all rows, with at least the columns for the split: event time, label, group, target time and ids."""
 
     @property
     def refs(self) -> list[str]:
@@ -40,16 +41,13 @@ class Content(Protocol):
     def infinite(self) -> dict[str, int]:
         """Return the number of infinite values of each feature that has any, by name of the feature."""
 
-    def ids(self, columns: Sequence[str]) -> Numbers:
-        """Return the id of each row by the columns that identify a row of the training set or of the split, shape (n,)."""
-
     def take(self, names: Sequence[str], index: Numbers) -> pa.Table:
         """Read columns of the rows at the positions ``index``, which are in ascending order."""
 
-    def write(self, writer: DatasetWriter, parts: Mapping[str, Mask]) -> None:
+    def write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
         """Write the split parts.
 
-        :param parts: whether each row is in the split part, by name of the split part
+        :param parts: the rows of each split part
         """
 
     def committed(self, manifest: Manifest) -> None:
@@ -59,7 +57,7 @@ class Content(Protocol):
 class LocalContent:
     """The rows of a training set in temporary files of this process.
 
-    :param table: all columns
+    :param table: all columns, and the ids of the rows
     :param refs: Feast reference ``view:feature`` of each joined column
     """
 
@@ -72,19 +70,27 @@ class LocalContent:
     def infinite(self) -> dict[str, int]:
         return count_infinite(self.table, self.layout.features)
 
-    def ids(self, columns: Sequence[str]) -> Numbers:
-        return row_ids(self.table, columns)
-
     def take(self, names: Sequence[str], index: Numbers) -> pa.Table:
         return self.table.select(names).take(pa.array(index))
 
-    def write(self, writer: DatasetWriter, parts: Mapping[str, Mask]) -> None:
+    def write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
+        rows = self.table.select(self.layout.columns)
         for part, mask in parts.items():
             for piece in files.pieces(mask):
-                files.write(writer, part, self.table, mask[piece.start : piece.stop], piece)
+                files.write(writer, part, rows, mask.part(piece.start, piece.stop), piece.start)
 
     def committed(self, manifest: Manifest) -> None:
         """Do nothing, because the writer of the dataset deletes files that it does not need."""
+
+
+@contextmanager
+def with_ids(table: Rows, layout: Layout) -> Iterator[Rows]:
+    """Add the ids of the rows, see :attr:`Layout.ids`. They are in a temporary file, which exists only inside the block."""
+    schema = pa.schema([(name, pa.uint64()) for name in layout.ids])
+    found = zip(*(row_id_batches(table, columns) for columns in layout.ids.values()), strict=True)
+    batches = (pa.RecordBatch.from_arrays([pa.array(part) for part in parts], schema=schema) for parts in found)
+    with spooled(batches, schema) as ids:
+        yield table.beside(ids)
 
 
 def count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError, told_apart
+from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError
 from airflow_mlops.data import expressions, relational
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import as_utc, is_text
@@ -27,10 +24,6 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 Connect: TypeAlias = "Callable[[str | None], AbstractContextManager[DuckDBPyConnection]]"
-
-# An integer label with more distinct values than this is a quantity, so the ML task is regression.
-_MOST_CLASSES = 20
-_BOOLEANS = {"true": True, "false": False}
 
 
 @contextmanager
@@ -225,7 +218,7 @@ class Times(NamedTuple):
 
 
 def in_order(
-    events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec, connect: Connect = relational.connect
+    events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec, connect: Connect = relational.connect_bounded
 ) -> Iterator[pa.Table]:
     """Sort events by time, and then by the other columns. Equal events keep their order.
 
@@ -336,93 +329,3 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> tuple[pa.ChunkedArray, int
             "values are numbers, booleans or text."
         )
     return label, 0
-
-
-def infer_task(label: pa.ChunkedArray) -> Task:
-    """Return the ML task that the values of the label imply.
-
-    Floating-point numbers are ``binary`` if the values are 0 and 1, otherwise ``regression``. Text and integers with at
-    most two distinct values are ``binary``. Text with more values, and integers with 3 to 20 values, are
-    ``multiclass``. Integers with more values are ``regression``.
-
-    :param label: the label of each event
-    """
-    distinct = pc.count_distinct(label).as_py()
-    if pa.types.is_floating(label.type):
-        return "binary" if set(label.unique().to_pylist()[:3]) == {0.0, 1.0} else "regression"
-    if distinct <= 2:
-        return "binary"
-    if pa.types.is_integer(label.type) and distinct > _MOST_CLASSES:
-        return "regression"
-    return "multiclass"
-
-
-def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -> None:
-    """Check that the label has at least two distinct values and, for a binary task, exactly two.
-
-    :param label: the label of each row
-    :param task: ML task: ``binary``, ``multiclass`` or ``regression``
-    :param name: name of the label, for the error message
-    :param where: description of the rows for the error message, such as ``the split part 'test'``
-    :raises TrainingError: all rows have the same label, or two classes differ only by blanks or Unicode form
-    :raises SpecError: the ML task is binary, but the label has more than two distinct values
-    """
-    distinct = pc.count_distinct(label).as_py()
-    if distinct < 2:
-        rows = "the only row" if len(label) == 1 else f"all {len(label):,} rows"
-        raise TrainingError(
-            f"The label {name!r} is {label[0].as_py()!r} in {rows} of {where}, so a model cannot be "
-            "trained or evaluated on them. Set a longer `window` or a different `split`, or correct `label`."
-        )
-    if is_text(label.type):
-        seen: dict[str, str] = {}
-        for text in label.unique().to_pylist():
-            if (other := seen.setdefault(unicodedata.normalize("NFC", text).strip(), text)) != text:
-                raise TrainingError(
-                    f"The label {name!r} has the values {' and '.join(told_apart(other, text))}, which differ only by blanks or Unicode "
-                    "form, but would be different classes. Correct them in the source."
-                )
-    if task == "binary" and distinct > 2:
-        raise SpecError(
-            f"The label {name!r} has {distinct} different values, so the ML task is not binary. Omit `task`, or "
-            "correct `label`."
-        )
-
-
-def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
-    """Return the label value of the positive class of a binary task.
-
-    :param label: the label of each row, with two distinct values
-    :param declared: the positive class that the user set, as a value or as the text of a value, because templates
-        render to text; ``None`` for the last value in sorted order
-    :param name: name of the label, for the error message
-    :raises SpecError: ``declared`` is not one of the two values
-    """
-    labels = sorted(label.unique().to_pylist())
-    if declared is None:
-        return labels[-1]
-    found = [value for value in labels if value == declared] or [value for value in labels if _is_text(value, declared)]
-    if len(found) != 1:
-        raise SpecError(
-            f"`positive` is {declared!r}, but the label {name!r} has the values {' and '.join(map(repr, labels))}. Set "
-            "`positive` to one of them."
-        )
-    return found[0]
-
-
-def _is_text(value: Any, text: Any) -> bool:
-    """Return whether ``text`` is the label ``value`` written as text.
-
-    ``1`` and ``1.0`` are the same number, and ``True`` is the number 1.
-    """
-    if str(value) == text or not isinstance(text, str) or not isinstance(value, (int, float)):
-        return str(value) == text
-    with suppress(InvalidOperation):
-        # A float would round large integers.
-        return bool(value == (_BOOLEANS[text.lower()] if text.lower() in _BOOLEANS else Decimal(text)))
-    return False
-
-
-def positive_rate(label: pa.ChunkedArray, positive: Any) -> float:
-    """Return the share of rows (0 to 1) that have the label ``positive``."""
-    return round((pc.sum(pc.equal(label, pa.scalar(positive, label.type))).as_py() or 0) / len(label), 6)

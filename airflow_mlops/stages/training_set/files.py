@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
-
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
+from airflow_mlops.data.row_mask import RowMask
 
 FILE_ROWS = 8 * ROW_GROUP_ROWS
 """Number of rows in a file of a split part; the last file may have fewer. The id of a dataset depends on its files."""
@@ -20,34 +18,42 @@ FILE_ROWS = 8 * ROW_GROUP_ROWS
 class HasRows(Protocol):
     """Rows that are not in memory."""
 
-    def slice(self, offset: int, length: int) -> pa.Table:
-        """Read ``length`` consecutive rows from position ``offset`` on into memory."""
+    def tables(self, offset: int, length: int) -> Iterator[pa.Table]:
+        """Read ``length`` consecutive rows from position ``offset`` on, a few at once."""
 
 
-def pieces(mask: Mask) -> Iterator[range]:
+def pieces(mask: RowMask) -> Iterator[range]:
     """Divide the rows of a split part into files.
 
-    :param mask: whether each row of the training set is in the split part, shape (n,)
+    :param mask: the rows of the split part
     :return: for each file, the positions in the training set from its first to its last row. The rows of other split
         parts may lie between them
     """
-    chosen = np.flatnonzero(mask)
-    for start in range(0, len(chosen), FILE_ROWS):
-        yield range(int(chosen[start]), int(chosen[min(start + FILE_ROWS, len(chosen)) - 1]) + 1)
+    for start in range(0, mask.count, FILE_ROWS):
+        yield _span(mask, start, FILE_ROWS)
 
 
-def write(writer: DatasetWriter, part: str, table: HasRows, mask: Mask, piece: range) -> None:
-    """Write one file of a split part. Only one row group is copied at a time.
+def write(writer: DatasetWriter, part: str, table: HasRows, mask: RowMask, first: int) -> None:
+    """Write one file of a split part. Only one row group is in memory at the same time.
 
     :param part: name of the split part
     :param table: the rows of the training set
-    :param mask: whether each row of ``piece`` is in the split part, shape (len(piece),)
-    :param piece: positions of the rows in ``table``, from :func:`pieces`
+    :param mask: the rows of the file, among the rows of ``table`` from position ``first`` on
     """
-    chosen = np.flatnonzero(mask)
-    for start in range(0, len(chosen), ROW_GROUP_ROWS):
-        group = chosen[start : start + ROW_GROUP_ROWS]
-        first, end = int(group[0]), int(group[-1]) + 1
-        rows = table.slice(piece.start + first, end - first).filter(pa.array(mask[first:end]))
-        writer.write(rows.combine_chunks(), part)
+    for start in range(0, mask.count, ROW_GROUP_ROWS):
+        span = _span(mask, start, ROW_GROUP_ROWS)
+        found, position = [], span.start
+        for rows in table.tables(first + span.start, len(span)):
+            found.append(rows.filter(pa.array(mask.slice(position, position + rows.num_rows))))
+            position += rows.num_rows
+        writer.write(pa.concat_tables(found).combine_chunks(), part)
     writer.end_files()
+
+
+def _span(mask: RowMask, start: int, count: int) -> range:
+    """Return the positions from the first to the last of some chosen rows.
+
+    :param start: number of the first chosen row
+    :param count: number of chosen rows; there may be fewer
+    """
+    return range(mask.position(start), mask.position(min(start + count, mask.count) - 1) + 1)

@@ -86,10 +86,13 @@ def with_gap(split: Split, forecast: dict[str, Any], table: pa.Table | Rows) -> 
             f"The events are forecast rows, but the method of the split is {split.method!r}. Set `split` to 'time', because rows "
             "of different origins have the same target."
         )
-    times = (
-        as_utc(table[name], f"Column {name!r}").cast(pa.int64()) for name in (forecast["time"], forecast["origin"])
-    )
-    ahead = timedelta(microseconds=pc.max(pc.subtract(*times)).as_py())
+    names = [forecast["time"], forecast["origin"]]
+    furthest, start = 0, 0
+    for batch in table.select(names).to_batches():
+        target, origin = (as_utc(batch[name], f"Column {name!r}", first_row=start).cast(pa.int64()) for name in names)
+        furthest = max(furthest, pc.max(pc.subtract(target, origin)).as_py() or 0)
+        start += batch.num_rows
+    ahead = timedelta(microseconds=furthest)
     if split.gap is not None and split.gap < ahead:
         raise SpecError(
             f"The `gap` of the split is {split.gap}, but forecasts reach {ahead} ahead. Remove `gap`, or set it to at least this time."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from airflow_mlops.core.errors import SchemaError, TrainingError
 from airflow_mlops.data.columns import event_column, is_reserved, reserved_message
 from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.training_set.events import with_numbers
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+from airflow_mlops.stages.training_set.splits import row_columns
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,20 @@ class Layout:
     def columns(self) -> list[str]:
         """Return all columns, in order."""
         return [*self.of_events, *self.joined, *([self.label] if self.label else [])]
+
+    @cached_property
+    def ids(self) -> dict[str, list[str]]:
+        """Return the columns that identify a row, by name of the column with the ids.
+
+        The first ids identify the rows of the training set, and the last ids identify them for the split.
+
+        :raises SchemaError: the group column of the split does not exist
+        """
+        found = {"id": self.identity}
+        split = self.spec.split
+        if split is not None and (columns := row_columns(split, self.identity, self.columns)) != self.identity:
+            found["split_id"] = columns
+        return {_unused(name, self.columns): columns for name, columns in found.items()}
 
     def table(self, events: Rows, features: Rows, whole: Collection[str] | None = None) -> Rows:
         """Put events, features and label together.
@@ -84,6 +100,13 @@ def layout_of(
     identity = [*keys, spec.timestamp] if keys else [name for name in [*of_events, *joined] if name not in spec.watched]
     label = spec.label.name if spec.label else None
     return Layout(spec, renamed, keys, of_events, list(joined), identity, features, label)
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    """Return a name that no other column has."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _renamed(spec: TrainingSetSpec, event_columns: Collection[str]) -> tuple[TrainingSetSpec, dict[str, str]]:

@@ -14,7 +14,7 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import LeakageError
 from airflow_mlops.data.moments import UTC, as_utc, is_time
 from airflow_mlops.data.spool import Rows
-from airflow_mlops.gates.single_features import Take, single_features
+from airflow_mlops.gates.single_features import Take, measured, sampled
 
 Numbers = np.ndarray[Any, Any]
 
@@ -42,18 +42,23 @@ def newer_than_events(table: pa.Table | Rows, features: Sequence[str], timestamp
     :param timestamp: name of the event time column
     :return: the features with such values
     """
-    found = []
     timed = [name for name in features if is_time(table.schema.field(name).type)]
-    if not timed:
-        return []
-    events = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64())
-    for name in timed:
-        times = as_utc(table[name], f"Feature {name!r}").cast(pa.int64())
-        newer = pc.greater(times, events).fill_null(False)
-        if count := pc.sum(newer).as_py() or 0:
+    found: dict[str, Newer] = {}
+    start = 0
+    for batch in table.select([timestamp, *timed]).to_batches() if timed else ():
+        events = as_utc(batch[timestamp], f"The event time {timestamp!r}", first_row=start).cast(pa.int64())
+        for name in timed:
+            times = as_utc(batch[name], f"Feature {name!r}", first_row=start).cast(pa.int64())
+            newer = pc.greater(times, events).fill_null(False)
+            if not (count := pc.sum(newer).as_py() or 0):
+                continue
+            if name in found:
+                found[name] = found[name].model_copy(update={"rows": found[name].rows + count})
+                continue
             first = pc.index(newer, True).as_py()
-            found.append(Newer(feature=name, rows=count, value=times[first].as_py(), event=events[first].as_py()))
-    return found
+            found[name] = Newer(feature=name, rows=count, value=times[first].as_py(), event=events[first].as_py())
+        start += batch.num_rows
+    return [found[name] for name in timed if name in found]
 
 
 def refuse_newer(table: pa.Table | Rows, features: Sequence[str], timestamp: str) -> None:
@@ -90,17 +95,19 @@ def refuse_too_predictive(
     features: Sequence[str],
     label: str,
     task: Task,
-    ids: Numbers,
+    ids: str,
     limit: float,
+    classes: pa.Array | None = None,
     take: Take | None = None,
 ) -> dict[str, Any]:
     """Check that no single feature predicts the label almost perfectly.
 
-    :param table: rows with the label and, unless ``take`` is set, the features
+    :param table: rows with the label, the ids and, unless ``take`` is set, the features
     :param features: names of the features
     :param label: name of the label column
-    :param ids: id of each row, shape (n,), from :func:`airflow_mlops.data.row_identity.row_ids`
+    :param ids: name of the column with the id of each row, from :func:`airflow_mlops.data.row_identity.row_ids`
     :param limit: highest accepted score of a single feature (AUC or, for a regression, R²)
+    :param classes: the distinct values of the label; not needed for a regression
     :param take: function that reads features of the rows at given positions, which are in ascending order; by default
         they are read from ``table``
     :return: the score of each feature, the measure, the limit and the number of rows, for the manifest
@@ -110,7 +117,9 @@ def refuse_too_predictive(
     def taken(names: Sequence[str], index: Numbers) -> pa.Table:
         return table.select(names).take(pa.array(index))
 
-    found = single_features(table[label], features, task, ids, take or taken)
+    batches = ((batch[label], batch[ids].to_numpy()) for batch in table.select([label, ids]).to_batches())
+    rows = sampled(batches, table.num_rows, classes if task != "regression" else None)
+    found = measured(taken([label], rows)[label], features, task, rows, take or taken)
     if above := found.above(limit):
         raise LeakageError(
             f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "

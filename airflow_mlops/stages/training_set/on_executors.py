@@ -12,6 +12,7 @@ import pyarrow as pa
 from airflow_mlops.data import relational, row_spans, sent_datasets, sent_schemas
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, WrittenFiles
 from airflow_mlops.data.row_identity import are_utf8, has_bytes, row_ids
+from airflow_mlops.data.row_mask import RowMask
 from airflow_mlops.data.spool import BATCH_ROWS, Rows, spooled
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.shards import Piece, Round
@@ -135,9 +136,9 @@ def write_part(store: ArtifactStore, arguments: Mapping[str, Any], part: Sequenc
     if one.piece() is not None:
         return
     rows = _stored(store, arguments, arguments["written"]).select(arguments["columns"])
-    mask = np.unpackbits(np.frombuffer(store.read_bytes(key), np.uint8), count=end - start).astype(bool)
+    mask = RowMask.from_bytes(store.read_bytes(key), end - start)
     with DatasetWriter(store, arguments["name"]) as writer:
-        files.write(writer, name, rows, mask, range(start, end))
+        files.write(writer, name, rows, mask, start)
         one.add(Piece(written=writer.finish()))
 
 

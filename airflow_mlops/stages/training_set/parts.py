@@ -119,21 +119,25 @@ class StoredRows:
                 created=datetime.now(timezone.utc),
             ),
         )
-        self._schema = schema
+        self.schema = schema
 
     def select(self, names: Sequence[str]) -> StoredRows:
         """Return rows with some of the columns."""
         found = StoredRows.__new__(StoredRows)
-        found._dataset, found._schema = self._dataset, pa.schema([self._schema.field(name) for name in names])
+        found._dataset, found.schema = self._dataset, pa.schema([self.schema.field(name) for name in names])
         return found
 
-    def slice(self, offset: int, length: int) -> pa.Table:
-        """Read ``length`` consecutive rows from position ``offset`` on into memory."""
-        return pa.Table.from_batches(self._batches(range(offset, offset + length)), self._schema)
+    def tables(self, offset: int, length: int) -> Iterator[pa.Table]:
+        """Read ``length`` consecutive rows from position ``offset`` on, a batch at once."""
+        return (pa.Table.from_batches([batch]) for batch in self._batches(range(offset, offset + length)))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows."""
+        return self._batches(None)
 
     def table(self) -> pa.Table:
         """Read all rows into memory."""
-        return pa.Table.from_batches(self._batches(None), self._schema)
+        return pa.Table.from_batches(self._batches(None), self.schema)
 
     def take(self, places: Numbers) -> Iterator[pa.RecordBatch]:
         """Read the rows at positions in ascending order, in batches. Only one batch is read at a time."""
@@ -145,6 +149,6 @@ class StoredRows:
             first += batch.num_rows
 
     def _batches(self, span: range | None) -> Iterator[pa.RecordBatch]:
-        for batch in self._dataset.batches(columns=self._schema.names, span=span):
+        for batch in self._dataset.batches(columns=self.schema.names, span=span):
             # Parquet does not keep the names of the items of lists.
-            yield batch.select(self._schema.names).cast(self._schema)
+            yield batch.select(self.schema.names).cast(self.schema)

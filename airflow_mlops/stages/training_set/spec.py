@@ -158,7 +158,7 @@ class TrainingSetSpec(Spec):
         feature with a higher score is rejected as leakage
     :param memory_limit: memory that sorting the events and joining the features may use before they continue in
         temporary files, for example ``500MB`` or ``2GB``; by default ``[mlops] memory``. Python and its libraries need
-        additional memory, and each event about 40 bytes
+        additional memory
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, TrainingError
 from airflow_mlops.core.moments import EPOCH
 from airflow_mlops.data.moments import as_utc
-from airflow_mlops.data.row_identity import row_ids
-from airflow_mlops.data.spool import Rows
+from airflow_mlops.data.row_identity import row_id_batches
+from airflow_mlops.data.row_mask import RowMask
+from airflow_mlops.data.sorting import Runs, in_order
+from airflow_mlops.data.spool import BATCH_ROWS, Rows, spooled
 from airflow_mlops.stages.training_set.spec import RUN_WINDOW, Split
 
 Numbers = np.ndarray[Any, Any]
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def row_columns(split: Split, identity: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -41,109 +47,279 @@ def divide(
     table: pa.Table | Rows,
     split: Split,
     timestamp: str,
-    ids: Numbers,
+    ids: str,
     run_starts: datetime | None = None,
     label: str | None = None,
-) -> tuple[dict[str, Numbers], dict[str, Any]]:
+    memory_limit: str | None = None,
+) -> tuple[dict[str, RowMask], dict[str, Any]]:
     """Assign each row to the split part ``train`` or ``test``. Rows in the gap between them are in no split part.
 
-    Rows with equal ids get the same split part.
+    Rows with equal ids get the same split part. The rows are read several times, and only a part of them is in memory.
 
     :param table: rows to split
     :param split: method and parameters of the split
     :param timestamp: name of the event time column
-    :param ids: id of each row, from :func:`airflow_mlops.data.row_identity.row_ids`, shape (n,)
+    :param ids: name of the column with the id of each row, from :func:`airflow_mlops.data.row_identity.row_ids`
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :param label: name of the label column with classes, if ``split.stratify`` is set
-    :return: for each split part a boolean mask of its rows, shape (n,), and the description of the split for the
-        manifest
+    :param memory_limit: memory that sorting may use, see :func:`airflow_mlops.data.relational.connect_bounded`
+    :return: the rows of each split part, and the description of the split for the manifest
     :raises TrainingError: a split part or a window of ``test`` would be empty
     """
-    times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
+    rows = _Rows(table, timestamp, ids, memory_limit)
     facts: dict[str, Any] = {}
     if split.method == "time":
-        test = _by_time(times, split, run_starts)
+        cut = _time_cut(rows, split, run_starts)
+        test = RowMask.of(times >= cut for times in rows.times())
     elif split.method == "group":
-        test, facts = _by_group(table, split)
+        test, facts = _by_group(rows, split)
     elif split.stratify and label is not None:
-        test = _by_class(ids, table[label], split)
+        test = _by_class(rows, label, split)
     else:
-        test = _by_row(ids, split)
-    train = ~test
-    if split.gap is not None and test.any():
-        train &= times < times[test].min() - split.gap // timedelta(microseconds=1)
-        left_out = int((~test & ~train).sum())
-        facts["gap"] = {"duration": _text(split.gap), "seconds": split.gap.total_seconds(), "rows": left_out}
+        limit = _row_limit(rows, split)
+        test = RowMask.of(keys < limit for keys in rows.keys(split.seed))
+    train, gap = _train(rows, split, test)
+    if gap is not None:
+        facts["gap"] = gap
     for part, mask in (("test", test), ("train", train)):
-        if not mask.any():
-            gap = f" and gap={_text(split.gap)}" if split.gap is not None else ""
+        if not mask.count:
+            distance = f" and gap={_text(split.gap)}" if split.gap is not None else ""
             other = ", or set another method if the rows have no order in time" if split.method == "time" else ""
             raise TrainingError(
-                f"The split by {split.method} with test_size={_text(split.test_size)}{gap} leaves the split part {part!r} "
-                f"empty ({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows{other}."
+                f"The split by {split.method} with test_size={_text(split.test_size)}{distance} leaves the split part {part!r} "
+                f"empty ({len(rows):,} rows{_span(rows)}). Change `test_size`, or build the training set from more rows{other}."
             )
     if split.windows is not None:
-        facts["windows"] = _windows(times[test], split)
+        facts["windows"] = _windows(rows, test, split)
     parts = {"train": train, "test": test}
-    return parts, _proof(split, parts, ids, times, facts)
+    return parts, _proof(rows, split, parts, facts)
 
 
-def _by_class(ids: Numbers, label: pa.ChunkedArray, split: Split) -> Numbers:
-    """Return a mask of the held-out rows, shape (n,). The same share of each class is held out."""
-    distinct, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    codes = row_ids(pa.table({"label": label}), ["label"])
-    # Rows with equal ids may have different labels. The smallest code of these labels is used, so the order of rows
-    # does not matter.
-    classes = codes[first]
-    np.minimum.at(classes, inverse, codes)
-    held_out = np.zeros(len(distinct), bool)
-    for each in np.unique(classes):
-        members = np.flatnonzero(classes == each)
-        order = members[np.argsort(_shuffle(distinct[members], split.seed), kind="stable")]
-        held_out[order[: round(_share(split) * len(members))]] = True
-    return held_out[inverse]
+class _Rows:
+    """The columns of all rows by which they are split. Only a part of the rows is in memory at the same time."""
+
+    def __init__(self, table: pa.Table | Rows, timestamp: str, ids: str, memory_limit: str | None) -> None:
+        self.table = table
+        self._timestamp, self._ids, self._memory_limit = timestamp, ids, memory_limit
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def times(self, mask: RowMask | None = None) -> Iterator[Numbers]:
+        """Read event times in microseconds since 1970.
+
+        :param mask: the rows; by default all rows
+        """
+        start = 0
+        for column in self._slices(self._timestamp):
+            times = as_utc(column, f"The event time {self._timestamp!r}", first_row=start).cast(pa.int64()).to_numpy()
+            end = start + len(times)
+            yield times if mask is None else times[mask.slice(start, end)]
+            start = end
+
+    def span(self, mask: RowMask | None = None) -> tuple[int, int] | None:
+        """Return the first and the last event time; ``None`` without rows."""
+        found = [(times.min(), times.max()) for times in self.times(mask) if len(times)]
+        return (int(min(first for first, _ in found)), int(max(last for _, last in found))) if found else None
+
+    def ids(self) -> Iterator[Numbers]:
+        """Read the ids."""
+        return (column.to_numpy() for column in self._slices(self._ids))
+
+    def keys(self, seed: int) -> Iterator[Numbers]:
+        """Read the ids as evenly distributed numbers. Different ids have different numbers."""
+        return (_shuffle(ids, seed) for ids in self.ids())
+
+    def in_order(
+        self, columns: Mapping[str, tuple[pa.DataType, Iterator[Numbers]]], by: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Sort columns of all rows.
+
+        :param columns: type and values of each column, in arrays of equal lengths
+        :param by: names of the columns by which the rows are sorted
+        """
+        schema = pa.schema([(name, kind) for name, (kind, _) in columns.items()])
+        batches = (
+            pa.RecordBatch.from_arrays([pa.array(part) for part in parts], schema=schema)
+            for parts in zip(*(values for _, values in columns.values()), strict=True)
+        )
+        return self.sort(batches, schema, by)
+
+    def sort(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, by: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Sort at most as many rows as there are."""
+        return in_order(batches, schema, by, len(self), self._memory_limit)
+
+    def _slices(self, name: str) -> Iterator[pa.ChunkedArray]:
+        column = self.table.select([name])
+        for start in range(0, len(self), BATCH_ROWS):
+            yield column.slice(start, BATCH_ROWS)[name]
 
 
-def _by_row(ids: Numbers, split: Split) -> Numbers:
+def _time_cut(rows: _Rows, split: Split, run_starts: datetime | None) -> int:
+    """Return the first event time of ``test``."""
+    if run_starts is not None and split.test_size == RUN_WINDOW:
+        return (run_starts - EPOCH) // _MICROSECOND
+    first, last = rows.span() or (0, 0)
+    if isinstance(split.test_size, timedelta):
+        return last - split.test_size // _MICROSECOND + 1
+    # Rows with equal times are not separated. The share of held-out rows is as close as possible to test_size.
+    total = len(rows)
+    ordered = rows.in_order({"at": (pa.int64(), rows.times())}, ["at"])
+    cut = _nearest(ordered, "at", _share(split), lambda places: (total - places) / total)
+    return first if cut is None else cut
+
+
+def _nearest(
+    ordered: Iterable[pa.RecordBatch], column: str, share: float, held_out: Callable[[Numbers], Numbers]
+) -> int | None:
+    """Return the value at which sorted rows are divided so that the share of held-out rows is as close as possible.
+
+    Equal values are not separated. Ties: the smallest value.
+
+    :param held_out: share of held-out rows if the rows are divided before the rows at given positions
+    :return: ``None`` if all rows have the same value
+    """
+    runs, start, found, distance = Runs([column]), 0, None, math.inf
+    for batch in ordered:
+        places = start + np.flatnonzero(runs.starts(batch))
+        places = places[places > 0]
+        if len(places):
+            distances = np.abs(held_out(places) - share)
+            best = int(distances.argmin())
+            if distances[best] < distance:
+                found, distance = batch.column(column)[int(places[best]) - start].as_py(), distances[best]
+        start += batch.num_rows
+    return found
+
+
+def _row_limit(rows: _Rows, split: Split) -> np.uint64:
+    """Return the number below which the keys of held-out rows are."""
     share = _share(split)
     if split.method == "hash":
-        below: Numbers = _shuffle(ids, split.seed) < np.uint64(int(share * 2**64))
-        return below
-    distinct, inverse = np.unique(ids, return_inverse=True)
-    count = round(share * len(distinct))
-    held_out = np.zeros(len(distinct), bool)
-    held_out[np.argsort(_shuffle(distinct, split.seed), kind="stable")[:count]] = True
-    return held_out[inverse]
+        return np.uint64(int(share * 2**64))
+    runs, schema = Runs(["key"]), pa.schema([("key", pa.uint64())])
+    ordered = rows.in_order({"key": (pa.uint64(), rows.keys(split.seed))}, ["key"])
+    with spooled((batch.filter(pa.array(runs.starts(batch))) for batch in ordered), schema) as distinct:
+        return _limit(distinct, 0, distinct.num_rows, share)
 
 
-def _by_time(times: Numbers, split: Split, run_starts: datetime | None) -> Numbers:
-    if run_starts is not None and split.test_size == RUN_WINDOW:
-        cut = (run_starts - EPOCH) // timedelta(microseconds=1)
-    elif isinstance(split.test_size, timedelta):
-        cut = int(times.max()) - split.test_size // timedelta(microseconds=1) + 1
-    else:
-        share = _share(split)
-        # Rows with equal times are not separated. The share of held-out rows is as close as possible to test_size.
-        moments, counts = np.unique(times, return_counts=True)
-        later = counts[::-1].cumsum()[::-1] / len(times)
-        cut = int(moments[1:][np.argmin(np.abs(later[1:] - share))]) if len(moments) > 1 else int(moments[0])
-    return times >= cut
+def _limit(keys: Rows, start: int, count: int, share: float) -> np.uint64:
+    """Return the number below which a share of the keys at the positions ``start`` to before ``start + count`` is."""
+    held_out = round(share * count)
+    # No key is the largest number of 64 bits in practice. All other keys are below it.
+    return np.uint64(keys.slice(start + held_out, 1)["key"][0].as_py() if held_out < count else 2**64 - 1)
 
 
-def _windows(times: Numbers, split: Split) -> list[dict[str, Any]]:
+def _by_class(rows: _Rows, label: str, split: Split) -> RowMask:
+    """Return the held-out rows. The same share of each class is held out."""
+
+    def numbers() -> Iterator[Numbers]:
+        for start in range(0, len(rows), BATCH_ROWS):
+            yield np.arange(start, min(start + BATCH_ROWS, len(rows)))
+
+    columns = {
+        "key": (pa.uint64(), rows.keys(split.seed)),
+        "class": (pa.uint64(), row_id_batches(rows.table, [label])),
+        "row": (pa.int64(), numbers()),
+    }
+    schema = pa.schema([(name, kind) for name, (kind, _) in columns.items()])
+    pairs = pa.schema([("class", pa.uint64()), ("key", pa.uint64())])
+    # Rows with equal ids may have different labels. The smallest code of these labels is used, so the order of rows
+    # does not matter.
+    with spooled(rows.in_order(columns, ["key", "class", "row"]), schema) as ordered:
+        runs = Runs(["key"])
+        distinct = (batch.filter(pa.array(runs.starts(batch))).select(pairs.names) for batch in ordered.to_batches())
+        with spooled(rows.sort(distinct, pairs, pairs.names), pairs) as members:
+            limits = _class_limits(members, _share(split))
+        return RowMask.at(_held_out(ordered, limits), len(rows))
+
+
+def _class_limits(members: Rows, share: float) -> dict[int, np.uint64]:
+    """Return the number below which the keys of held-out rows are, by class.
+
+    :param members: class and key of each distinct row, in this order
+    """
+    runs, classes, starts, start = Runs(["class"]), [], [], 0
+    for batch in members.to_batches():
+        places = np.flatnonzero(runs.starts(batch))
+        classes += batch.column("class").take(pa.array(places)).to_pylist()
+        starts += (start + places).tolist()
+        start += batch.num_rows
+    ends = [*starts[1:], start]
+    return {
+        each: _limit(members, first, end - first, share) for each, first, end in zip(classes, starts, ends, strict=True)
+    }
+
+
+def _held_out(ordered: Rows, limits: Mapping[int, np.uint64]) -> Iterator[Numbers]:
+    """Yield the positions of the held-out rows.
+
+    :param ordered: key, class and position of each row, in this order. The class of a key is that of its first row
+    :param limits: number below which the keys of held-out rows are, by class
+    """
+    classes = np.array(sorted(limits), np.uint64)
+    below = np.array([limits[int(each)] for each in classes], np.uint64)
+    runs, last = Runs(["key"]), np.zeros(1, np.uint64)
+    for batch in ordered.to_batches():
+        starts = runs.starts(batch)
+        first = np.maximum.accumulate(np.where(starts, np.arange(1, batch.num_rows + 1), 0))
+        # Rows before the first start belong to the last key of the batch before.
+        own = np.concatenate([last, batch.column("class").to_numpy()])[first]
+        last = own[-1:]
+        held = batch.column("key").to_numpy() < below[np.searchsorted(classes, own)]
+        yield batch.column("row").to_numpy()[held]
+
+
+def _by_group(rows: _Rows, split: Split) -> tuple[RowMask, dict[str, Any]]:
+    assert split.group is not None
+    group = split.group
+
+    def keys() -> Iterator[Numbers]:
+        return (_shuffle(ids, split.seed) for ids in row_id_batches(rows.table, [group]))
+
+    ordered = rows.in_order({"key": (pa.uint64(), keys())}, ["key"])
+    limit = _nearest(ordered, "key", _share(split), lambda places: places / len(rows))
+    test = RowMask.of(np.ones(len(part), bool) if limit is None else part < np.uint64(limit) for part in keys())
+    train = _without(test, len(rows))
+    found = _Shared(rows, "key", keys(), {"train": train, "test": test})
+    return test, {"groups": found.distinct, "group_overlap": found.overlap}
+
+
+def _train(rows: _Rows, split: Split, test: RowMask) -> tuple[RowMask, dict[str, Any] | None]:
+    """Return the rows of ``train``, and the description of the gap; ``None`` without a gap."""
+    if split.gap is None or not (span := rows.span(test)):
+        return _without(test, len(rows)), None
+    end = span[0] - split.gap // _MICROSECOND
+
+    def before() -> Iterator[Numbers]:
+        start = 0
+        for times in rows.times():
+            yield (times < end) & ~test.slice(start, start + len(times))
+            start += len(times)
+
+    train = RowMask.of(before())
+    left_out = len(rows) - test.count - train.count
+    return train, {"duration": _text(split.gap), "seconds": split.gap.total_seconds(), "rows": left_out}
+
+
+def _without(mask: RowMask, length: int) -> RowMask:
+    """Return all other rows."""
+    return RowMask.of(~mask.slice(start, min(start + BATCH_ROWS, length)) for start in range(0, length, BATCH_ROWS))
+
+
+def _windows(rows: _Rows, test: RowMask, split: Split) -> list[dict[str, Any]]:
     """Divide the time of the held-out rows into consecutive windows of equal length.
 
-    :param times: event time of each held-out row in microseconds since 1970, shape (n,)
     :return: start, end (excluded) and number of rows of each window
     :raises TrainingError: a window has no rows
     """
     assert split.windows is not None
-    end = int(times.max()) + 1
-    start = int(times.min())
+    start, last = rows.span(test) or (0, 0)
+    end = last + 1
     if isinstance(split.test_size, timedelta):
-        start = end - split.test_size // timedelta(microseconds=1)
+        start = end - split.test_size // _MICROSECOND
     edges = [start + (end - start) * number // split.windows for number in range(split.windows + 1)]
-    counts = np.diff(np.searchsorted(np.sort(times), edges))
+    counts = np.diff(sum(np.searchsorted(np.sort(times), edges) for times in rows.times(test)))
     if not counts.all():
         first = int(counts.argmin())
         raise TrainingError(
@@ -156,42 +332,19 @@ def _windows(times: Numbers, split: Split) -> list[dict[str, Any]]:
     ]
 
 
-def _by_group(table: pa.Table | Rows, split: Split) -> tuple[Numbers, dict[str, Any]]:
-    assert split.group is not None
-    groups, inverse, counts = np.unique(row_ids(table, [split.group]), return_inverse=True, return_counts=True)
-    order = np.argsort(_shuffle(groups, split.seed), kind="stable")
-    reached = counts[order].cumsum() / len(inverse)
-    take = int(np.argmin(np.abs(reached[:-1] - _share(split)))) + 1 if len(groups) > 1 else 1
-    held_out = np.zeros(len(groups), bool)
-    held_out[order[:take]] = True
-    test = held_out[inverse]
-    parts = {"train": inverse[~test], "test": inverse[test]}
-    facts = {
-        "groups": {part: len(np.unique(members)) for part, members in parts.items()},
-        "group_overlap": len(np.intersect1d(parts["train"], parts["test"])),
-    }
-    return test, facts
-
-
-def _proof(
-    split: Split, parts: dict[str, Numbers], ids: Numbers, times: Numbers, facts: dict[str, Any]
-) -> dict[str, Any]:
+def _proof(rows: _Rows, split: Split, parts: dict[str, RowMask], facts: dict[str, Any]) -> dict[str, Any]:
     """Return the description of the split for the manifest.
 
     It contains the parameters and, for each split part, the number of rows, the time range and a hash of the row ids.
 
-    :param parts: for each split part a mask of its rows, shape (n,)
-    :param ids: id of each row, shape (n,)
-    :param times: event time of each row in microseconds since 1970, shape (n,)
+    :param parts: the rows of each split part
     :param facts: further entries for the description
     :raises TrainingError: a row or a group is in both split parts
     """
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    overlap = _overlap(ordered, *(parts[part][order] for part in ("train", "test")))
-    if overlap or facts.get("group_overlap"):
+    shared = _Shared(rows, "id", rows.ids(), parts)
+    if shared.overlap or facts.get("group_overlap"):
         raise TrainingError(
-            f"The split put {overlap:,} rows into both `train` and `test`. Report this defect of airflow-mlops."
+            f"The split put {shared.overlap:,} rows into both `train` and `test`. Report this defect of airflow-mlops."
         )
     return {
         "method": split.method,
@@ -199,23 +352,52 @@ def _proof(
         "group": split.group,
         "seed": split.seed,
         **({"stratify": True} if split.stratify else {}),
-        "rows": {part: int(mask.sum()) for part, mask in parts.items()},
-        "time": {part: [_iso(times[mask].min()), _iso(times[mask].max())] for part, mask in parts.items()},
-        "row_ids": {part: hashlib.sha256(ordered[mask[order]].tobytes()).hexdigest() for part, mask in parts.items()},
-        "overlap": overlap,
+        "rows": {part: mask.count for part, mask in parts.items()},
+        "time": {part: [_iso(moment) for moment in rows.span(mask) or ()] for part, mask in parts.items()},
+        "row_ids": shared.hashes,
+        "overlap": shared.overlap,
         **facts,
     }
 
 
-def _overlap(ids: Numbers, train: Numbers, test: Numbers) -> int:
-    """Count the distinct ids of rows in both split parts.
+class _Shared:
+    """The values of the rows of each split part.
 
-    :param ids: sorted ids, shape (n,)
-    :param train: whether each row is in ``train``, shape (n,)
-    :param test: whether each row is in ``test``, shape (n,)
+    :param name: name of the values
+    :param values: the value of each row
+    :param parts: the rows of each split part
+    :ivar distinct: number of distinct values of each split part
+    :ivar overlap: number of distinct values in several split parts
+    :ivar hashes: SHA-256 of the sorted values of each split part
     """
-    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-    return int((np.logical_or.reduceat(train, first) & np.logical_or.reduceat(test, first)).sum())
+
+    def __init__(self, rows: _Rows, name: str, values: Iterator[Numbers], parts: Mapping[str, RowMask]) -> None:
+        hashes = [hashlib.sha256() for _ in parts]
+        distinct = [0 for _ in parts]
+        one, each = Runs([name]), Runs([name, "part"])
+        columns = {name: (pa.uint64(), values), "part": (pa.int8(), _numbers(parts, len(rows)))}
+        for batch in rows.in_order(columns, [name, "part"]):
+            batch = batch.filter(pc.greater_equal(batch.column("part"), 0))
+            one.starts(batch)
+            starts = each.starts(batch)
+            numbers, found = batch.column("part").to_numpy(), batch.column(name).to_numpy()
+            for number in range(len(parts)):
+                own = numbers == number
+                hashes[number].update(found[own].tobytes())
+                distinct[number] += int((starts & own).sum())
+        self.distinct = dict(zip(parts, distinct, strict=True))
+        self.overlap = each.count - one.count
+        self.hashes = {part: found.hexdigest() for part, found in zip(parts, hashes, strict=True)}
+
+
+def _numbers(parts: Mapping[str, RowMask], length: int) -> Iterator[Numbers]:
+    """Yield the number of the split part of each row; -1 if it is in none."""
+    for start in range(0, length, BATCH_ROWS):
+        end = min(start + BATCH_ROWS, length)
+        found = np.full(end - start, -1, np.int8)
+        for number, mask in enumerate(parts.values()):
+            found[mask.slice(start, end)] = number
+        yield found
 
 
 def _share(split: Split) -> float:
@@ -237,8 +419,9 @@ def _text(test_size: float | timedelta | str) -> float | str:
     return f"{test_size.total_seconds() / 86400:g}D" if isinstance(test_size, timedelta) else test_size
 
 
-def _span(times: Numbers) -> str:
-    return f", {_iso(times.min())} to {_iso(times.max())}" if len(times) else ""
+def _span(rows: _Rows) -> str:
+    span = rows.span()
+    return f", {_iso(span[0])} to {_iso(span[1])}" if span else ""
 
 
 def _iso(micros: Any) -> str:

@@ -3,7 +3,7 @@
 The executors (:mod:`airflow_mlops.stages.training_set.on_executors`) first survey the events: they count them and
 summarise their times and labels. The step then divides the time into ranges. For each range, an executor sorts its
 events and joins their features to a file that no manifest lists. All files together have the rows in the order of a
-single process. The step reads the ids, times and labels of all rows, checks them and decides the split. Executors then
+single process. The step copies the ids, times and labels of all rows to a temporary file, checks them and decides the split. Executors then
 write the files of the split parts.
 
 The parts are shards (:mod:`airflow_mlops.stages.shards`) of one task. If a part is built twice, only its first file
@@ -12,7 +12,7 @@ counts. A retry runs only the parts that no earlier try has finished with the sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import accumulate
@@ -28,16 +28,17 @@ from airflow_mlops.data import row_spans, sent_datasets, sent_schemas
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.row_identity import has_bytes
+from airflow_mlops.data.row_mask import RowMask
+from airflow_mlops.data.spool import Rows, spooled
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.shards import Piece, Round
 from airflow_mlops.stages.training_set import files, forecasts, leakage
-from airflow_mlops.stages.training_set.content import Mask, Numbers
+from airflow_mlops.stages.training_set.content import Numbers
 from airflow_mlops.stages.training_set.events import EventSource, Seen, Times, refuse
 from airflow_mlops.stages.training_set.features import FeatureSource, PartedFeatures
 from airflow_mlops.stages.training_set.layout import Layout, layout_of
 from airflow_mlops.stages.training_set.parts import Block, JoinedPiece, StoredRows, Survey, divided
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
-from airflow_mlops.stages.training_set.splits import row_columns
 
 P = TypeVar("P", bound=Piece)
 
@@ -97,12 +98,7 @@ class Parts:
         self._events, self._features, self._layout, self._left_out = events, features, layout, left_out
         self._rounds: list[Round[Any]] = []
         self.kept: set[str] = set()
-        split = layout.spec.split
-        self._ids = {"id": layout.identity}
-        if split is not None and (columns := row_columns(split, layout.identity, layout.columns)) != layout.identity:
-            self._ids["split_id"] = columns
-        # The names of the columns of ids must differ from the names of all other columns.
-        self._ids = {_unused(name, layout.columns): columns for name, columns in self._ids.items()}
+        self._ids = layout.ids
         self._original = {new: old for old, new in layout.renamed.items()}
 
     @property
@@ -145,15 +141,24 @@ class Parts:
         )
         try:
             pieces = self._join(surveys, blocks, ranges)
-            yield (
-                SpreadContent(self, self._layout, self._features.refs, pieces, self._ids),
-                {"label_unknown": seen.rows - seen.labelled},
-            )
+            with self._summary(pieces) as summary:
+                content = SpreadContent(self, self._layout, self._features.refs, pieces, summary)
+                yield content, {"label_unknown": seen.rows - seen.labelled}
         except MLOpsError as error:
             if not error.retryable:
                 self._discard()
             raise
         self._discard()
+
+    @contextmanager
+    def _summary(self, pieces: Sequence[JoinedPiece]) -> Iterator[Rows]:
+        """Copy the columns that decide the split to a temporary file, which exists only inside the block."""
+        layout, split = self._layout, self._layout.spec.split
+        wanted = [layout.spec.timestamp, layout.label, split.group if split else None, self.target]
+        names = dict.fromkeys([*(name for name in wanted if name is not None), *layout.ids])
+        rows = self.stored(pieces, sent_schemas.from_text(pieces[0].types)).select(list(names))
+        with spooled(rows.batches(), rows.schema) as found:
+            yield found
 
     def _discard(self) -> None:
         for one in self._rounds:
@@ -265,20 +270,18 @@ class Parts:
         return StoredRows(self._context.store, self._spec.name, [piece.written for piece in pieces], schema)
 
     @contextmanager
-    def passed(self, masks: Sequence[Mask]) -> Iterator[list[str]]:
+    def passed(self, masks: Iterable[RowMask]) -> Iterator[list[str]]:
         """Pass masks to the executors in objects of the artifact store, and return their keys.
 
         The objects exist only inside the ``with`` block.
         """
         task = self._context.key.removeprefix("results/").removesuffix(".json")
-        packed = [np.packbits(mask).tobytes() for mask in masks]
-        keys = [
-            f"checkpoints/split_rows/{task}/{number}-{fingerprint(data.hex())[:16]}"
-            for number, data in enumerate(packed)
-        ]
+        keys: list[str] = []
         try:
-            for key, data in zip(keys, packed, strict=True):
-                self._context.store.write_bytes(key, data)
+            for number, mask in enumerate(masks):
+                data = mask.to_bytes()
+                keys.append(f"checkpoints/split_rows/{task}/{number}-{fingerprint(data.hex())[:16]}")
+                self._context.store.write_bytes(keys[-1], data)
             yield keys
         finally:
             for key in keys:
@@ -289,7 +292,7 @@ class SpreadContent:
     """The rows of a training set in the artifact store, in files that no manifest lists.
 
     :param pieces: the files of the parts, in the order of the rows
-    :param ids: for each column of ids, the columns that identify a row
+    :param table: the columns that decide the split
     """
 
     def __init__(
@@ -298,15 +301,10 @@ class SpreadContent:
         layout: Layout,
         refs: list[str],
         pieces: Sequence[JoinedPiece],
-        ids: Mapping[str, Sequence[str]],
+        table: Rows,
     ) -> None:
         self._parts, self.layout, self.refs, self._pieces = parts, layout, refs, pieces
-        self._schema = sent_schemas.from_text(pieces[0].types)
-        self._ids = {tuple(columns): name for name, columns in ids.items()}
-        split = layout.spec.split
-        wanted = [layout.spec.timestamp, layout.label, split.group if split else None, parts.target]
-        names = dict.fromkeys([*(name for name in wanted if name is not None), *ids])
-        self.table = parts.stored(pieces, self._schema).select(list(names)).table()
+        self._schema, self.table = sent_schemas.from_text(pieces[0].types), table
 
     def newer(self) -> list[leakage.Newer]:
         return [item for piece in self._pieces for item in piece.newer]
@@ -314,10 +312,6 @@ class SpreadContent:
     def infinite(self) -> dict[str, int]:
         counts = {name: sum(piece.infinite.get(name, 0) for piece in self._pieces) for name in self.layout.features}
         return {name: count for name, count in counts.items() if count}
-
-    def ids(self, columns: Sequence[str]) -> Numbers:
-        found: Numbers = self.table[self._ids[tuple(columns)]].to_numpy()
-        return found
 
     def take(self, names: Sequence[str], index: Numbers) -> pa.Table:
         ends = list(accumulate(piece.rows for piece in self._pieces))
@@ -332,9 +326,9 @@ class SpreadContent:
         schema = pa.schema([self._schema.field(name) for name in arguments["columns"]])
         return self._parts.stored(found, schema).table()
 
-    def write(self, writer: DatasetWriter, parts: Mapping[str, Mask]) -> None:
+    def write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
         found = [(part, piece) for part, mask in parts.items() for piece in files.pieces(mask)]
-        masks = [parts[part][piece.start : piece.stop] for part, piece in found]
+        masks = (parts[part].part(piece.start, piece.stop) for part, piece in found)
         written = [piece.written.model_dump(mode="json") for piece in self._pieces]
         with self._parts.passed(masks) as keys:
             chosen = [[part, piece.start, piece.stop, key] for (part, piece), key in zip(found, keys, strict=True)]
@@ -347,9 +341,3 @@ class SpreadContent:
 
     def _sent(self) -> dict[str, Any]:
         return {"name": self.layout.spec.name, "types": sent_schemas.to_text(self._schema)}
-
-
-def _unused(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name

@@ -19,25 +19,26 @@ from airflow_mlops.data import row_weights
 from airflow_mlops.data.columns import event_column, is_reserved
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.moments import as_utc
-from airflow_mlops.data.row_identity import row_ids
+from airflow_mlops.data.row_mask import RowMask
 from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
+from airflow_mlops.data.sorting import Runs, in_order
 from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set import forecasts, leakage, splits, spread
-from airflow_mlops.stages.training_set.content import Content, LocalContent
-from airflow_mlops.stages.training_set.events import (
+from airflow_mlops.stages.training_set.content import Content, LocalContent, with_ids
+from airflow_mlops.stages.training_set.events import read_events
+from airflow_mlops.stages.training_set.features import FeatureSource
+from airflow_mlops.stages.training_set.labels import (
+    LabelValues,
     infer_task,
     positive_class,
     positive_rate,
-    read_events,
     require_classes,
 )
-from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.layout import layout_of
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
 
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Numbers = np.ndarray[Any, Any]
 
 
@@ -87,7 +88,8 @@ def _content(
         context.progress(f"Joining features to {counted(events.num_rows, 'event')}.")
         with source.join(events) as joined:
             layout = layout_of(spec, events.column_names, joined.keys, joined.features.column_names, left_out)
-            yield LocalContent(layout, layout.table(events, joined.features), joined.refs), dropped
+            with with_ids(layout.table(events, joined.features), layout) as table:
+                yield LocalContent(layout, table, joined.refs), dropped
 
 
 def _write(
@@ -105,19 +107,18 @@ def _write(
     # The left-out features stay in the training set as columns, because the champion may need them in a comparison.
     spec, features = layout.spec, layout.features
     leakage.refuse(content.newer(), features, table.num_rows)
-    labels = table[layout.label] if layout.label else None
+    labels = _values(table, layout.label, spec.task)
     task = (spec.task or infer_task(labels)) if labels is not None else None
     details = _details(content, task, dropped, datasets, resolved, forecast)
     if gone := sorted({*left_out} & {*spec.columns, *layout.joined}):
         details["without"] = gone
         context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
-    ids = content.ids(layout.identity)
-    repeated = _repeated(ids, labels) if layout.keys and labels is not None else None
+    repeated = _repeated(content) if layout.keys and labels is not None else None
     if repeated:
         details["repeated"] = repeated
-    positive, found = _checked_label(content, labels, task, ids, forecast)
+    positive, found = _checked_label(content, labels, task, forecast)
     details |= found
-    parts, details["split"] = _parts(content, labels, task, ids, forecast, datasets, resolved)
+    parts, details["split"] = _parts(content, task, forecast, datasets, resolved)
     if resolved is not None and resolved.half_life is not None:
         details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
 
@@ -134,7 +135,7 @@ def _write(
         )
         content.committed(manifest)
     rate = positive_rate(labels, positive) if labels is not None and task == "binary" else None
-    rows_by_part = {part: int(mask.sum()) for part, mask in parts.items()}
+    rows_by_part = {part: mask.count for part, mask in parts.items()}
     context.processed(table.num_rows)
     return TrainingSetResult(
         dataset=manifest.ref,
@@ -183,15 +184,13 @@ def _details(
 
 def _checked_label(
     content: Content,
-    labels: pa.ChunkedArray | None,
+    labels: LabelValues | None,
     task: Task | None,
-    ids: Numbers,
     forecast: dict[str, Any] | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Check the label, and check that no single feature predicts it almost perfectly.
 
-    :param labels: the label of each row; ``None`` without a label
-    :param ids: id of each row
+    :param labels: the values of the label; ``None`` without a label
     :return: the positive class, ``None`` for tasks without one; and the details for the manifest
     :raises LeakageError: a single feature predicts the label almost perfectly
     """
@@ -206,44 +205,43 @@ def _checked_label(
         details["positive"] = _declared(positive, spec, task)
     # Earlier values of a series may predict it well without leakage.
     checked = [name for name in content.layout.features if name not in (forecast or {}).get("from_history", ())]
+    ids, *_ = content.layout.ids
     details["single_feature"] = leakage.refuse_too_predictive(
-        content.table, checked, label, task, ids, spec.max_single_feature_score, content.take
+        content.table, checked, label, task, ids, spec.max_single_feature_score, labels.values(), content.take
     )
     return positive, details
 
 
 def _parts(
     content: Content,
-    labels: pa.ChunkedArray | None,
     task: Task | None,
-    ids: Numbers,
     forecast: dict[str, Any] | None,
     datasets: Sequence[Dataset],
     resolved: ResolvedWindow | None,
-) -> tuple[dict[str, Mask], dict[str, Any] | None]:
+) -> tuple[dict[str, RowMask], dict[str, Any] | None]:
     """Divide the rows into the parts of the split.
 
-    :param labels: the label of each row; ``None`` without a label
-    :param ids: ids of the rows by the columns of ``layout.identity``
     :return: the rows of each part, and the description of the split for the manifest; ``None`` without a split
     :raises SpecError: a regression cannot be stratified
     """
     spec, layout, table = content.layout.spec, content.layout, content.table
     split = forecasts.with_gap(spec.split, forecast, table) if spec.split and forecast else spec.split
     if split is None:
-        return {DATA: np.ones(table.num_rows, bool)}, None
+        return {
+            DATA: RowMask.of(np.ones(batch.num_rows, bool) for batch in table.select([spec.timestamp]).to_batches())
+        }, None
     run_starts = _run_starts(resolved.run, datasets, spec.timestamp) if resolved else None
     if split.stratify and task == "regression":
         raise SpecError(
             f"`stratify` keeps the shares of the classes of a label, but {layout.label!r} is the label of a regression. Remove "
             "`stratify`."
         )
-    if (columns := splits.row_columns(split, layout.identity, layout.columns)) != layout.identity:
-        ids = content.ids(columns)
-    parts, described = splits.divide(table, split, spec.timestamp, ids, run_starts, layout.label)
-    if layout.label is not None and labels is not None and task is not None:
+    *_, ids = layout.ids
+    parts, described = splits.divide(table, split, spec.timestamp, ids, run_starts, layout.label, spec.memory_limit)
+    if layout.label is not None and task is not None:
         for part, mask in parts.items():
-            require_classes(labels.filter(pa.array(mask)), task, layout.label, f"the split part {part!r}")
+            if (labels := _values(table, layout.label, task, mask)) is not None:
+                require_classes(labels, task, layout.label, f"the split part {part!r}")
     return parts, described
 
 
@@ -259,15 +257,43 @@ def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> dat
     return local(run.start, run.zone).replace(tzinfo=timezone.utc)
 
 
+def _values(table: Rows, label: str | None, task: Task | None, mask: RowMask | None = None) -> LabelValues | None:
+    """Return the values of the label; ``None`` without a label.
+
+    :param mask: rows of a split part; by default all rows
+    """
+    if label is None:
+        return None
+
+    def batches() -> Iterator[pa.Array]:
+        start = 0
+        for batch in table.select([label]).to_batches():
+            values = batch.column(0)
+            yield values if mask is None else values.filter(pa.array(mask.slice(start, start + len(values))))
+            start += len(values)
+
+    return LabelValues.of(batches(), table.schema.field(label).type, task)
+
+
 def _weights(
-    table: pa.Table | Rows, timestamp: str, parts: dict[str, Mask], half_life: timedelta, until: datetime
+    table: Rows, timestamp: str, parts: dict[str, RowMask], half_life: timedelta, until: datetime
 ) -> dict[str, Any]:
     """Describe the row weights for the manifest.
 
     :raises TrainingError: the weights of all rows of a split part are 0 in floating-point arithmetic
     """
-    times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
-    found = row_weights.describe(row_weights.decayed(times, half_life, until), parts, half_life, until)
+
+    def weights(part: str) -> Iterator[Numbers]:
+        start = 0
+        for batch in table.select([timestamp]).to_batches():
+            times = (
+                as_utc(batch.column(0), f"The event time {timestamp!r}", first_row=start).cast(pa.int64()).to_numpy()
+            )
+            chosen = times[parts[part].slice(start, start + len(times))]
+            start += len(times)
+            yield row_weights.decayed(chosen, half_life, until)
+
+    found = row_weights.describe(weights, {part: mask.count for part, mask in parts.items()}, half_life, until)
     for part, rows in found["effective_rows"].items():
         if not rows:
             raise TrainingError(
@@ -288,25 +314,23 @@ def _about_window(resolved: ResolvedWindow | None, details: dict[str, Any]) -> s
     return text + "."
 
 
-def _repeated(ids: Numbers, labels: pa.ChunkedArray) -> dict[str, int]:
+def _repeated(content: Content) -> dict[str, int]:
     """Count the rows that repeat the keys and the event time of another row.
 
-    :param ids: id of each row, from its keys and event time, shape (n,)
     :return: ``rows`` is the number of these rows, without the first row of each id. ``labels`` is the number of labels
         that differ from another label of the same id: the number of distinct labels minus 1, summed over the ids. Empty
         if no row is repeated
     """
-    order = np.argsort(ids, kind="stable")
-    same = ids[order[1:]] == ids[order[:-1]]
-    if not same.any():
-        return {}
-    shared = np.zeros(len(ids), bool)
-    shared[1:] |= same
-    shared[:-1] |= same
-    rows = order[shared]
-    codes = row_ids(pa.table({"label": labels.take(pa.array(rows))}), ["label"])
-    pairs = np.unique(np.stack([ids[rows], codes]), axis=1)
-    return {"rows": int(same.sum()), "labels": pairs.shape[1] - len(np.unique(ids[rows]))}
+    layout, table = content.layout, content.table
+    ids, *_ = layout.ids
+    names = [ids, *([layout.label] if layout.label else [])]
+    rows = table.select(names)
+    each, labels = Runs([ids]), Runs(names)
+    for batch in in_order(rows.to_batches(), rows.schema, names, rows.num_rows, layout.spec.memory_limit):
+        each.starts(batch)
+        labels.starts(batch)
+    repeated = rows.num_rows - each.count
+    return {"rows": repeated, "labels": labels.count - each.count} if repeated else {}
 
 
 def _told(repeated: dict[str, int] | None) -> str:

@@ -14,6 +14,9 @@ from airflow_mlops.data.carried import carried, carried_type
 from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.stages.validate.rows import Rows
 
+# Together with Great Expectations and a batch of rows, validation then needs less than 1 GB.
+_MEMORY = 300_000_000
+
 
 def can_compare(kind: pa.DataType) -> bool:
     """Return whether two values of a column are equal in DuckDB if, and only if, they are equal in pandas."""
@@ -41,7 +44,7 @@ def repeated_rows(rows: Rows, column: str) -> tuple[np.ndarray[Any, np.dtype[np.
             yield pa.RecordBatch.from_arrays([numbers, carried(values)], schema=schema)
 
     schema = pa.schema([("number", pa.int64()), ("value", carried_type(rows.schema.field(column).type))])
-    with relational.connect() as connection:
+    with relational.connect_bounded(most=_MEMORY) as connection:
         list(relational.stream(connection, "CREATE TABLE keys AS SELECT * FROM given", {"given": (schema, keys())}))
         repeated = "SELECT value FROM keys GROUP BY value HAVING count(*) > 1"
         sql = f"SELECT number FROM keys SEMI JOIN ({repeated}) USING (value) ORDER BY number"  # noqa: S608 - fixed text

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.errors import SpecError, SpillError
-from airflow_mlops.data import relational
+from airflow_mlops.data import relational, sorting
+from airflow_mlops.data.feast import point_in_time
+from airflow_mlops.stages.join_labels import joining
+from airflow_mlops.stages.training_set.events import in_order
+from airflow_mlops.stages.validate import duplicates
 
 
 def setting(connection, name):
@@ -52,15 +60,10 @@ def test_any_name_can_be_quoted(name):
         assert connection.execute("SELECT * FROM t").description[0][0] == name
 
 
-@pytest.mark.parametrize(("quota", "cpus"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), (None, 8)])
-def test_the_cpus_are_those_of_the_container(monkeypatch, tmp_path, quota, cpus):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(relational, "_CPU_QUOTA", tmp_path / "cpu.max")
-    if quota:
-        (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    assert relational.available_cpus() == cpus
+def test_a_database_has_as_many_threads_as_the_process_may_use_cpus(monkeypatch):
+    monkeypatch.setattr(relational, "available_cpus", lambda: 3)
     with relational.connect("100MB") as connection:
-        assert setting(connection, "threads") == cpus
+        assert setting(connection, "threads") == 3
 
 
 @pytest.fixture
@@ -131,6 +134,62 @@ def test_one_of_eight_processes_on_a_machine_has_one_thread_and_an_eighth_of_the
     # The memory limit of the process (ulimit) is not divided among the tasks of the machine.
     monkeypatch.setattr(relational.resource, "getrlimit", lambda kind: (1_000_000_000, -1))
     assert relational.default_memory(8) == "500MB"
+
+
+def test_sorts_and_joins_take_a_part_of_a_large_memory_by_default(monkeypatch):
+    monkeypatch.delenv("MLOPS_MEMORY", raising=False)
+    found = []
+    for cpus, memory in ((2, 64), (16, 64), (2, 1)):
+        monkeypatch.setattr(relational, "available_cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setattr(relational, "available_memory", lambda _, memory=memory: memory * 1_000_000_000)
+        found.append((relational.default_memory(), relational.default_memory(most=1_000_000_000)))
+    assert found == [("32000MB", "1000MB"), ("32000MB", "4000MB"), ("500MB", "500MB")]
+    monkeypatch.setattr(relational, "available_memory", lambda _: 64_000_000_000)
+    with relational.connect_bounded(most=200_000_000) as connection:
+        assert setting(connection, "memory_limit") in ("190.7 MiB", "200.0 MB")
+    # A limit that is set counts, however large.
+    with relational.connect_bounded("3GB", most=200_000_000) as connection:
+        assert setting(connection, "memory_limit") in ("2.7 GiB", "3.0 GB")
+    monkeypatch.setenv("MLOPS_MEMORY", "3GB")
+    assert relational.default_memory(most=200_000_000) == "3GB"
+
+
+@pytest.mark.parametrize(
+    ("connect", "limit"),
+    [
+        (joining.Join.connect, "476.8 MiB"),
+        (inspect.signature(in_order).parameters["connect"].default, "953.6 MiB"),
+        (inspect.signature(point_in_time.join).parameters["connect"].default, "953.6 MiB"),
+    ],
+    ids=["labels", "events", "features"],
+)
+def test_each_stage_has_its_own_default(monkeypatch, connect, limit):
+    monkeypatch.delenv("MLOPS_MEMORY", raising=False)
+    monkeypatch.setattr(relational, "available_cpus", lambda: 2)
+    monkeypatch.setattr(relational, "available_memory", lambda _: 64_000_000_000)
+    with connect() as connection:
+        assert setting(connection, "memory_limit") == limit
+
+
+def test_repeated_values_and_ids_are_sorted_with_little_memory(monkeypatch):
+    monkeypatch.delenv("MLOPS_MEMORY", raising=False)
+    limits = []
+
+    @contextmanager
+    def connect(limit):
+        limits.append(limit)
+        with duckdb.connect() as connection:
+            yield connection
+
+    monkeypatch.setattr(relational, "connect", connect)
+    monkeypatch.setattr(relational, "available_cpus", lambda: 2)
+    monkeypatch.setattr(relational, "available_memory", lambda _: 64_000_000_000)
+    monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 0)
+    table = pa.table({"id": [2, 1, 2]})
+    list(sorting.in_order(table.to_batches(), table.schema, ["id"], 3))
+    rows = SimpleNamespace(schema=table.schema, column=lambda name: [(0, table[name].chunk(0))])
+    assert duplicates.repeated_rows(rows, "id")[0].tolist() == [0, 2]
+    assert limits == ["1000MB", "300MB"]
 
 
 def test_the_setting_decides_the_memory(monkeypatch):

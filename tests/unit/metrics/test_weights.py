@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import METRICS, find_metric
 from airflow_mlops.metrics.comparison import compare, estimate
 from airflow_mlops.metrics.formulas import influence, statistic
-from airflow_mlops.metrics.ranks import delong
+from airflow_mlops.metrics.ranks import delong, placements
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.values import baseline, measure, reliability
@@ -174,3 +175,14 @@ def test_rows_without_weight_are_not_measured():
         found.weighted((found.truth == 2).astype(float))
     with pytest.raises(EvaluationError, match="Only 1 of 60 rows have a weight above 0"):
         replace(rows("regression", 60, 6), weight=None).weighted(np.eye(60)[0])
+
+
+def test_areas_of_many_rows_need_little_memory():
+    random = np.random.default_rng(0)
+    positive, score = random.random(200_000) < 0.3, random.random(200_000)
+    tracemalloc.start()
+    try:
+        placements(positive, score)
+        assert tracemalloc.get_traced_memory()[1] < 65 * len(score)
+    finally:
+        tracemalloc.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_mlops.core import cpus
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.models.inputs import feature_columns, frame
@@ -163,6 +165,23 @@ def test_the_division_into_batches_changes_nothing(forest, rows, cuts, block):
     finally:
         onnx_model._ROWS = before
     np.testing.assert_array_equal(np.concatenate([*parts, np.empty(0)]), whole.score)
+
+
+def test_rows_are_scored_by_one_thread_for_each_cpu_of_the_container(forest, monkeypatch, tmp_path):
+    monkeypatch.setattr(cpus.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(cpus, "_CPU_QUOTA", tmp_path / "cpu.max")
+    started = []
+
+    class Threads(ThreadPoolExecutor):
+        def __init__(self, count):
+            started.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(onnx_model, "ThreadPoolExecutor", Threads)
+    for quota in ("300000 100000", "100000 100000"):
+        (tmp_path / "cpu.max").write_text(quota)
+        forest.predict(flights(2 * onnx_model._ROWS))
+    assert started == [3]
 
 
 def test_columns_may_have_any_order_and_any_type_with_the_same_values(forest):

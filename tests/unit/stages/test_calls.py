@@ -12,6 +12,7 @@ from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.core.errors import ComputeError, SpecError
 from airflow_mlops.data.results import result_key
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages import runner
 from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key, read_call, receive_call, write_call
 
 SQL = "SELECT '$(HOME) $$x', '漢字' FROM t"
@@ -85,3 +86,11 @@ def test_a_call_that_somebody_changed_in_the_store_does_not_run(store, monkeypat
         received(made, monkeypatch)
     with pytest.raises(SpecError, match="changed"):
         read_call(store.url, call_key(made))
+
+
+def test_a_step_limits_the_threads_of_libraries_before_it_loads_them(store, monkeypatch):
+    limited = []
+    monkeypatch.setattr(runner, "limit_libraries", lambda: limited.append(True))
+    with pytest.raises(SpecError):
+        runner.run_call(call(store))
+    assert limited == [True]

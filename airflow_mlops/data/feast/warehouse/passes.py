@@ -48,7 +48,7 @@ def later_passes(
             FROM events WHERE ({text}) IS NOT NULL
         ) WHERE pass > 1
     """  # noqa: S608 - the names are generated here
-    with relational.connect(memory_limit) as connection:
+    with relational.connect_bounded(memory_limit) as connection:
         found = list(relational.stream(connection, sql, {"events": (schema, batches)}))
     if not found:
         return []

@@ -78,7 +78,7 @@ def _sorted(found: Rows, memory_limit: str | None, rows: int) -> Iterator[pa.Rec
     ]
     ties = "".join(f", {name} DESC NULLS LAST" for name in [*created, *features])
     sql = f"SELECT * FROM found ORDER BY {EVENT}{ties}"  # noqa: S608 - the names are generated here
-    with relational.connect(memory_limit) as connection:
+    with relational.connect_bounded(memory_limit) as connection:
         tables = {"found": (found.schema, found.to_batches())}
         for batch in relational.stream(connection, sql, tables, rows=rows):
             yield pa.RecordBatch.from_arrays(

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.cpus import wanted_threads
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.data.relational import wanted_threads
 from airflow_mlops.models.onnx.boosting import Ensemble, Link
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.progress import Progress

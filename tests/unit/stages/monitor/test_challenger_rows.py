@@ -97,6 +97,31 @@ def test_challengers_learn_from_all_windows_before_the_compared_one_and_from_no_
     assert since_training == 3
 
 
+def test_of_a_large_window_only_a_sample_is_read(store, monkeypatch):
+    tables = [month(number).append_column("number", pa.array(range(ROWS))) for number in (1, 2, 3)]
+    labels = pa.array([None, 1.0, float("nan"), 0.0] * 2 + [1.0, None])
+    tables[0] = tables[0].set_column(1, "label", labels)
+    tables[2] = tables[2].slice(0, 0)
+    datasets = [
+        open_dataset(store, write(store, "outcomes", table, f"2013-0{number}"))
+        for number, table in enumerate(tables, 1)
+    ]
+    columns, policy = ["number", "label"], Policy(groups="number")
+    whole = [challengers.labelled(item, columns) for item in datasets]
+    assert [table.num_rows for table in whole] == [5, 10, 0]
+    assert challengers._chosen(datasets) == [None, None, None]
+    monkeypatch.setattr(challengers, "MAX_ROWS", 8)
+    chosen = challengers._chosen(datasets)
+    found = [challengers.labelled(item, columns, rows) for item, rows in zip(datasets, chosen, strict=True)]
+    assert sum(table.num_rows for table in found) == 8
+    assert all(0 < table.num_rows < 10 for table in found[:2])
+    for all_rows, some, numbers in zip(whole, found, chosen, strict=True):
+        assert some.equals(all_rows.take(pa.array(numbers)))
+    numbers = [value for table in found for value in table["number"].to_pylist()]
+    groups = challengers.labelled_clusters(datasets, policy, chosen)
+    assert [groups[first] == groups[0] for first in range(8)] == [value == numbers[0] for value in numbers]
+
+
 def test_windows_in_the_training_set_do_not_count_twice(given):
     older, _, since_training = given("2013-03")
     assert older == {None: [1, 2, 3], 3: [2, 3], 1: []}

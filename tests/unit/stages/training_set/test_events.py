@@ -17,7 +17,8 @@ from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data import spool
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.training_set.events import read_events, require_classes, with_numbers
+from airflow_mlops.stages.training_set.events import read_events, with_numbers
+from airflow_mlops.stages.training_set.labels import LabelValues, require_classes
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 KINDS = {
@@ -101,9 +102,13 @@ def test_problems_are_counted_in_all_batches(tmp_path):
         pass
 
 
+def label_values(values: list[str]) -> LabelValues:
+    return LabelValues.of([pa.array(values)], pa.string(), None)
+
+
 def test_classes_that_differ_only_by_blanks_are_refused():
     with pytest.raises(TrainingError, match="'yes' and 'yes ', which differ only by blanks"):
-        require_classes(pa.chunked_array([["no", "yes", "yes "]]), "multiclass", "late", "the events")
+        require_classes(label_values(["no", "yes", "yes "]), "multiclass", "late", "the events")
     with pytest.raises(TrainingError, match=r"'caf\\xe9' and 'cafe\\u0301', which differ only by"):
-        require_classes(pa.chunked_array([["caf\u00e9", "tea", "cafe\u0301"]]), "multiclass", "drink", "the events")
-    require_classes(pa.chunked_array([["a", "A"]]), "binary", "late", "the events")
+        require_classes(label_values(["caf\u00e9", "tea", "cafe\u0301"]), "multiclass", "drink", "the events")
+    require_classes(label_values(["a", "A"]), "binary", "late", "the events")

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from airflow_mlops.core.errors import LeakageError
@@ -19,9 +20,14 @@ LATE = (RNG.random(ROWS) < 0.3).astype(int)
 
 
 def measure(column, label=LATE, task="binary", limit=0.99):
-    table = pa.table({"id": np.arange(len(label)), "feature": column, "label": label})
-    found = refuse_too_predictive(table, ["feature"], "label", task, row_ids(table, ["id"]), limit)
-    return found["scores"].get("feature")
+    return check(pa.table({"id": np.arange(len(label)), "feature": column, "label": label}), ["feature"], task, limit)[
+        "scores"
+    ].get("feature")
+
+
+def check(table, features, task="binary", limit=0.99):
+    with_ids = table.append_column("ids", pa.array(row_ids(table, ["id"])))
+    return refuse_too_predictive(with_ids, features, "label", task, "ids", limit, pc.unique(table["label"]))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +76,7 @@ def test_the_limit_can_be_raised_for_a_feature_that_is_known_in_time():
 def test_several_refused_features_are_named_by_descending_score():
     table = pa.table({"id": np.arange(ROWS), "a": LATE * 3 + RNG.random(ROWS) * 3.05, "b": LATE, "label": LATE})
     with pytest.raises(LeakageError, match=r"Each of these features .*'b' \(AUC 1.0000\), 'a'"):
-        refuse_too_predictive(table, ["a", "b"], "label", "binary", row_ids(table, ["id"]), 0.9)
+        check(table, ["a", "b"], limit=0.9)
 
 
 def test_for_a_regression_the_explained_variance_decides():
@@ -101,10 +107,7 @@ def test_a_large_table_is_sampled_the_same_way_in_any_order():
     label = (RNG.random(rows) < 0.01).astype(int)
     table = pa.table({"id": np.arange(rows), "feature": label + RNG.normal(size=rows), "label": label})
     order = RNG.permutation(rows)
-    one, other = (
-        refuse_too_predictive(data, ["feature"], "label", "binary", row_ids(data, ["id"]), 0.99)
-        for data in (table, table.take(order))
-    )
+    one, other = (check(data, ["feature"]) for data in (table, table.take(order)))
     assert one == other
     # All rows of a rare class are in the sample.
     assert one["rows"] == SAMPLE_ROWS // 2 + label.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
+from airflow_mlops.data import row_identity, sorting, spool
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.stages.training_set import splits as parts_of
 from airflow_mlops.stages.training_set.spec import Split
@@ -27,7 +29,8 @@ def table(keys: list[int], hours: list[int], planes: list[str | None] | None = N
 
 def divide(data, split, timestamp, identity, **options):
     ids = row_ids(data, parts_of.row_columns(split, identity, data.column_names))
-    return parts_of.divide(data, split, timestamp, ids, **options)
+    parts, facts = parts_of.divide(data.append_column("id", pa.array(ids)), split, timestamp, "id", **options)
+    return {part: mask.slice(0, len(mask)) for part, mask in parts.items()}, facts
 
 
 rows = st.lists(
@@ -94,6 +97,45 @@ def test_every_split_is_disjoint_complete_and_independent_of_order(data, options
         assert not set(planes[test]) & set(planes[train])
         assert facts["groups"] == {"train": len(set(planes[train])), "test": len(set(planes[test]))}
         assert facts["group_overlap"] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "time", "test_size": 0.3},
+        {"method": "time", "test_size": "90h", "gap": "20h", "windows": 3},
+        {"method": "random", "test_size": 0.3},
+        {"method": "hash", "test_size": 0.3},
+        {"method": "group", "group": "plane", "test_size": 0.3},
+        {"method": "random", "stratify": True, "test_size": 0.3},
+    ],
+    ids=lambda options: "".join(map(str, options.values())),
+)
+def test_batches_and_the_database_do_not_change_a_split(monkeypatch, options):
+    rng = np.random.default_rng(0)
+    planes = [f"P{number}" for number in rng.zipf(1.5, 500) % 40]
+    data = table(rng.integers(0, 200, 500).tolist(), rng.integers(0, 400, 500).tolist(), planes)
+    split = Split.model_validate(options)
+    # Rows with equal keys have different classes, so the class of a row depends on other batches.
+    identity = ["key", "time"] if split.method == "time" else ["key"]
+    parts, facts = divide(data, split, "time", identity, label="plane")
+    for module, name in ((parts_of, "BATCH_ROWS"), (row_identity, "_SLICE_ROWS"), (spool, "BATCH_ROWS")):
+        monkeypatch.setattr(module, name, 7)
+    monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 0)
+    again, facts_again = divide(data, split, "time", identity, label="plane")
+    assert facts == facts_again
+    assert {part: mask.tolist() for part, mask in parts.items()} == {
+        part: mask.tolist() for part, mask in again.items()
+    }
+
+
+def test_the_hashes_of_rows_are_those_of_sorted_ids():
+    """Manifests of older releases have these hashes."""
+    data = table(list(range(100)), list(range(100)))
+    parts, facts = divide(data, Split(test_size=0.2), "time", ["key", "time"])
+    ids = row_ids(data, ["key", "time"])
+    expected = {part: hashlib.sha256(np.sort(ids[mask]).tobytes()).hexdigest() for part, mask in parts.items()}
+    assert facts["row_ids"] == expected
 
 
 def test_the_default_holds_out_the_latest_thirty_percent():

@@ -19,7 +19,7 @@ from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set import files
-from airflow_mlops.stages.training_set.events import infer_task, positive_class
+from airflow_mlops.stages.training_set.labels import LabelValues, infer_task, positive_class
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 
@@ -176,6 +176,10 @@ def test_a_column_may_be_key_and_feature_at_once_and_the_time_may_be_among_the_k
     assert columns == ["flight", "tailnum", "time_hour", "hour", "late"]
 
 
+def label_values(values: list) -> LabelValues:
+    return LabelValues.of([pa.array(values)], pa.array(values).type, None)
+
+
 @pytest.mark.parametrize(
     ("values", "task"),
     [
@@ -191,7 +195,7 @@ def test_a_column_may_be_key_and_feature_at_once_and_the_time_may_be_among_the_k
     ],
 )
 def test_the_task_follows_from_the_label(values, task):
-    assert infer_task(pa.chunked_array([values])) == task
+    assert infer_task(label_values(values)) == task
 
 
 def test_regression_and_multiclass_labels(store):
@@ -407,7 +411,7 @@ def test_the_positive_class_is_declared_or_the_last_in_order(store, declared, ex
 def test_the_positive_class_as_text_is_not_rounded():
     large = 2**53
     for value in (large, large + 1):
-        assert positive_class(pa.chunked_array([[large, large + 1]]), str(value), "x") == value
+        assert positive_class(label_values([large, large + 1]), str(value), "x") == value
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ def _is_plain(info: ConnectionInfo) -> bool:
 class Reader:
     """A client with the methods of ``MlflowClient`` that read runs and versions.
 
-    A run, an experiment or a version is requested once. The next time, the reader returns what it has read. To see
-    changes, create another reader.
+    A run, an experiment, a version or the list of files in a folder is requested once. The next time, the reader returns
+    what it has read. To see changes, create another reader.
 
     All other methods are those of ``MlflowClient``, which is imported when one of them is called.
 
@@ -168,6 +168,7 @@ class Reader:
         self._runs: dict[str, _Run] = {}
         self._experiments: dict[str, _Experiment] = {}
         self._versions: dict[tuple[str, str], _Version] = {}
+        self._folders: dict[str, list[_File]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.full(), name)
@@ -303,6 +304,11 @@ class Reader:
             answer.release_conn()
 
     def _list(self, place: str) -> list[_File]:
+        if place not in self._folders:
+            self._folders[place] = self._listed(place)
+        return self._folders[place]
+
+    def _listed(self, place: str) -> list[_File]:
         found = self._json(f"{_FILES}/artifacts?{urlencode({'path': place})}")
         try:
             files = [

@@ -17,6 +17,7 @@ import tempfile
 import textwrap
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -259,6 +260,26 @@ def mlflow_server() -> Iterator[str]:
     """The address of a real MLflow tracking server."""
     with run_mlflow(HOME / "mlflow", "127.0.0.1") as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def files_in_a_folder(mlflow_server: str) -> Iterator[None]:
+    """MLflow experiments that this process creates keep their files in a folder of this machine, and not on the server.
+
+    No request is then sent for a file. Tests need more CPU time for these requests than for all others.
+    """
+    from mlflow import MlflowClient
+
+    create = MlflowClient.create_experiment
+
+    def create_with_folder(
+        client: MlflowClient, name: str, artifact_location: str | None = None, tags: dict[str, Any] | None = None
+    ) -> str:
+        return create(client, name, artifact_location or (HOME / "mlflow" / uuid.uuid4().hex).as_uri(), tags)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "create_experiment", create_with_folder)
+        yield
 
 
 @pytest.fixture

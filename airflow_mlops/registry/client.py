@@ -89,6 +89,9 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     if not uri.startswith(("http://", "https://")) or now - _accepted.get((uri, header), -inf) > _ACCEPTED_SECONDS:
         with registry_errors(f"MLflow at {without_credentials(uri)} (connection {target.conn_id!r}) cannot be used"):
             client.search_experiments(max_results=1)
+        # Tokens that have expired are forgotten.
+        for key in [key for key, then in _accepted.copy().items() if now - then > _ACCEPTED_SECONDS]:
+            _accepted.pop(key, None)
         _accepted[uri, header] = now
     return client
 
@@ -212,7 +215,7 @@ def without_credentials(uri: str) -> str:
 
 
 # HTTP statuses.
-_REFUSED, OVERLOADED = (401, 403), (429, 502, 503, 504)
+_REFUSED, _OVERLOADED = (401, 403), (429, 502, 503, 504)
 
 
 @contextmanager
@@ -246,7 +249,7 @@ def _explain(what: str, error: Exception) -> RegistryError | None:
         status = error.get_http_status_code()
         if status in _REFUSED or " 401 " in message or " 403 " in message:
             return _refused(what)
-        unavailable = status in OVERLOADED or "Max retries exceeded" in message or "too many" in message
+        unavailable = status in _OVERLOADED or "Max retries exceeded" in message or "too many" in message
         kind = RegistryUnavailableError if unavailable else RegistryError
         return kind(f"{what}: {message.rstrip('.')}.")
     # If a file cannot be read, MLflow raises an error of the library requests instead of its own.
@@ -262,7 +265,7 @@ def request_error(what: str, error: RequestException) -> RegistryError:
     if answer in _REFUSED:
         return _refused(what)
     # A status from 500 on can come from the object store behind the server, and a retry can succeed.
-    if answer is not None and answer < 500 and answer not in OVERLOADED:
+    if answer is not None and answer < 500 and answer not in _OVERLOADED:
         return RegistryError(f"{what}: MLflow answers with the status {answer}.")
     reason = _cause(error) if answer is None else f"MLflow answers with the status {answer}"
     return RegistryUnavailableError(f"{what}: {reason}.")

@@ -435,7 +435,5 @@ def _listed(folder: Path) -> list[_File]:
         if not folder.is_dir():
             return []
         return [
-            _File(item.name, item.is_dir())
-            for item in sorted(folder.iterdir())
-            if not item.name.startswith(_PARTIAL)
+            _File(item.name, item.is_dir()) for item in sorted(folder.iterdir()) if not item.name.startswith(_PARTIAL)
         ]

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_mlops.registry.client import OVERLOADED
 from airflow_mlops.registry.reader import NotReadError, Reader
 from airflow_mlops.registry.run_places import place
 
@@ -74,6 +73,7 @@ def _served(repository: ArtifactRepository, path: str, folder: Path) -> bytes | 
     """Return the contents of a file that the MLflow server serves, without listing it, as ``download_artifacts`` does.
 
     :return: ``None`` if the server does not serve the files, or refuses the request, for example because the file is missing
+    :raises mlflow.exceptions.MlflowException: the server does not respond or is overloaded
     """
     from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
     from requests.exceptions import HTTPError
@@ -82,10 +82,7 @@ def _served(repository: ArtifactRepository, path: str, folder: Path) -> bytes | 
         return None
     try:
         repository._download_file(path, str(folder / "served"))
-    except HTTPError as error:
-        # MLflow's client has already repeated a request to an overloaded server.
-        if error.response is None or error.response.status_code in OVERLOADED:
-            raise
+    except HTTPError:
         return None
     return (folder / "served").read_bytes()
 

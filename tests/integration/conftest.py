@@ -20,6 +20,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -277,8 +278,21 @@ def files_in_a_folder(mlflow_server: str) -> Iterator[None]:
     ) -> str:
         return create(client, name, artifact_location or (HOME / "mlflow" / uuid.uuid4().hex).as_uri(), tags)
 
+    @cache
+    def default(uri: str) -> str:
+        return create_with_folder(MlflowClient(uri, uri), f"default {uuid.uuid4().hex}")
+
+    create_run = MlflowClient.create_run
+
+    def create_run_in_folder(client: MlflowClient, experiment_id: str, *args: Any, **options: Any) -> Any:
+        # The server has created the experiment 0, which keeps its files there.
+        return create_run(
+            client, default(client.tracking_uri) if experiment_id == "0" else experiment_id, *args, **options
+        )
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowClient, "create_experiment", create_with_folder)
+        patch.setattr(MlflowClient, "create_run", create_run_in_folder)
         yield
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -34,13 +35,20 @@ _SETTINGS = {
 }
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ATTEMPTS, _TIMEOUT, _PAUSE = 3, 3.0, 1.0
+# A server that has accepted a request is not asked again for this time, because steps connect several times.
+_ACCEPTED_SECONDS = 60.0
 
 # The credentials that this module has written to environment variables. The next connection must not inherit them.
 _set_here: dict[str, str] = {}
+# The tracking URIs and credentials that a server has accepted, and the time at which it did, in seconds.
+_accepted: dict[tuple[str, str | None], float] = {}
 
 
 def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
     """Connect to the MLflow server of ``target``, and make this server MLflow's default in the process.
+
+    The credentials are checked by a request, which is omitted if an HTTP server has accepted the same credentials of this
+    process in the last minute.
 
     The host of the Airflow connection is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``,
     ``databricks``). A host without a scheme gets the scheme ``http`` or, if the connection's schema is ``https``, the
@@ -60,7 +68,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     _use_credentials(info)
-    authorization(info)
+    header = authorization(info)
     if uri.startswith(("http://", "https://")):
         _check_health(uri, target.conn_id)
 
@@ -74,9 +82,17 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    client = mlflow.MlflowClient(uri, uri)
-    with registry_errors(f"MLflow at {without_credentials(uri)} (connection {target.conn_id!r}) cannot be used"):
-        client.search_experiments(max_results=1)
+    from airflow_mlops.registry.once import Client
+
+    client = Client(uri)
+    now = time.monotonic()
+    if not uri.startswith(("http://", "https://")) or now - _accepted.get((uri, header), -inf) > _ACCEPTED_SECONDS:
+        with registry_errors(f"MLflow at {without_credentials(uri)} (connection {target.conn_id!r}) cannot be used"):
+            client.search_experiments(max_results=1)
+        # Tokens that have expired are forgotten.
+        for key in [key for key, then in _accepted.copy().items() if now - then > _ACCEPTED_SECONDS]:
+            _accepted.pop(key, None)
+        _accepted[uri, header] = now
     return client
 
 

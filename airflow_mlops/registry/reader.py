@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import join
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
 from airflow_mlops.core.references import MLflowTarget
@@ -37,6 +37,8 @@ _FOREIGN_TLS = (
 _TIMEOUT = 10.0
 _OK = 200
 _FILES = "mlflow-artifacts"
+# Start of the names of files that MLflow's client is just writing to a folder.
+_PARTIAL = ".artifact.uploading."
 # Exceptions that occur if a JSON value does not have the expected form.
 _UNEXPECTED = (AttributeError, KeyError, TypeError, ValueError)
 
@@ -141,8 +143,8 @@ def _is_plain(info: ConnectionInfo) -> bool:
 class Reader:
     """A client with the methods of ``MlflowClient`` that read runs and versions.
 
-    A run, an experiment or a version is requested once. The next time, the reader returns what it has read. To see
-    changes, create another reader.
+    A run, an experiment, a version or the list of files in a folder is requested once. The next time, the reader returns
+    what it has read. To see changes, create another reader.
 
     All other methods are those of ``MlflowClient``, which is imported when one of them is called.
 
@@ -168,6 +170,7 @@ class Reader:
         self._runs: dict[str, _Run] = {}
         self._experiments: dict[str, _Experiment] = {}
         self._versions: dict[tuple[str, str], _Version] = {}
+        self._folders: dict[str | Path, list[_File]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.full(), name)
@@ -236,7 +239,7 @@ class Reader:
         :raises NotReadError: MLflow's client must list the files
         """
         place = self._place_of_run(run_id)
-        return {join(folder or "", item.path) for item in self._list(join(place, folder) if folder else place)}
+        return {join(folder or "", item.path) for item in self._list(_inside(place, folder) if folder else place)}
 
     def download_version(self, name: str, version: str, folder: Path) -> None:
         """Download the files of a version into an empty or new folder.
@@ -255,7 +258,7 @@ class Reader:
 
         :raises NotReadError: MLflow's client must download the files
         """
-        place = join(self._place_of_run(run_id), path)
+        place = _inside(self._place_of_run(run_id), path)
         target = folder / path
         # If the listing of a path is empty, the path is a file, or does not exist.
         if not self._download(place, target):
@@ -268,28 +271,36 @@ class Reader:
 
         :raises NotReadError: there is no such file, or it must be listed or read by MLflow's client
         """
-        answer = self._open("GET", f"{_FILES}/artifacts/{quote(join(self._place_of_run(run_id), path))}")
+        place = _inside(self._place_of_run(run_id), path)
+        if isinstance(place, Path):
+            with _not_read():
+                return place.read_bytes()
+        answer = self._open("GET", f"{_FILES}/artifacts/{quote(place)}")
         # Without a length, only the listing shows that the connection has ended early.
         if answer.headers.get("Content-Encoding", "identity") != "identity" or "Content-Length" not in answer.headers:
             raise NotReadError
         return answer.data
 
-    def _place_of_run(self, run_id: str) -> str:
+    def _place_of_run(self, run_id: str) -> str | Path:
         return _place(self.get_run(run_id).info.artifact_uri)
 
-    def _download(self, place: str, folder: Path) -> bool:
+    def _download(self, place: str | Path, folder: Path) -> bool:
         """Download a folder, and return whether it contains anything. An empty folder is not created."""
         found = self._list(place)
         for item in found:
             target = folder / item.path
             folder.mkdir(parents=True, exist_ok=True)
             if item.is_dir:
-                self._download(join(place, item.path), target)
+                self._download(_inside(place, item.path), target)
             else:
-                self._download_file(join(place, item.path), target, item.size)
+                self._download_file(_inside(place, item.path), target, item.size)
         return bool(found)
 
-    def _download_file(self, place: str, target: Path, listed: int | None = None) -> None:
+    def _download_file(self, place: str | Path, target: Path, listed: int | None = None) -> None:
+        if isinstance(place, Path):
+            with _not_read():
+                shutil.copyfile(place, target)
+            return
         answer = self._open("GET", f"{_FILES}/artifacts/{quote(place)}", preload_content=False)
         with closing(answer), target.open("wb") as file:
             if answer.headers.get("Content-Encoding", "identity") != "identity":
@@ -302,7 +313,12 @@ class Reader:
             # A connection whose response was read completely is used again.
             answer.release_conn()
 
-    def _list(self, place: str) -> list[_File]:
+    def _list(self, place: str | Path) -> list[_File]:
+        if place not in self._folders:
+            self._folders[place] = _listed(place) if isinstance(place, Path) else self._served(place)
+        return self._folders[place]
+
+    def _served(self, place: str) -> list[_File]:
         found = self._json(f"{_FILES}/artifacts?{urlencode({'path': place})}")
         try:
             files = [
@@ -396,12 +412,28 @@ def _pairs(items: Any) -> dict[str, Any]:
     return {item["key"]: item.get("value", "") for item in items or ()}
 
 
-def _place(uri: str) -> str:
-    """Return the path of artifacts that the MLflow server itself serves.
+def _place(uri: str) -> str | Path:
+    """Return the path of artifacts that the MLflow server itself serves, or their folder if this machine has it.
 
     :raises NotReadError: MLflow's client reads the artifacts from another place, such as an object store
     """
     parts = urlsplit(uri)
+    if parts.scheme == "file" and not (parts.netloc or parts.query or parts.fragment):
+        return Path(unquote(parts.path))
     if parts.scheme != _FILES or parts.netloc or parts.query or parts.fragment:
         raise NotReadError
     return parts.path.strip("/")
+
+
+def _inside(place: str | Path, path: str) -> str | Path:
+    return place / path if isinstance(place, Path) else join(place, path)
+
+
+def _listed(folder: Path) -> list[_File]:
+    """List a folder of this machine. As for MLflow's client, a file and a missing folder contain nothing."""
+    with _not_read():
+        if not folder.is_dir():
+            return []
+        return [
+            _File(item.name, item.is_dir()) for item in sorted(folder.iterdir()) if not item.name.startswith(_PARTIAL)
+        ]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.registry.reader import NotReadError, Reader
+from airflow_mlops.registry.run_places import place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,20 +65,31 @@ def read(client: MlflowClient, run_id: str, path: str) -> bytes:
         with suppress(NotReadError):
             return reader.read_of_run(run_id, path)
     with tempfile.TemporaryDirectory() as folder:
-        return download(client, run_id, path, folder).read_bytes()
+        found = None if isinstance(reader, Reader) else _served(_repository(client, run_id), path, Path(folder))
+        return download(client, run_id, path, folder).read_bytes() if found is None else found
+
+
+def _served(repository: ArtifactRepository, path: str, folder: Path) -> bytes | None:
+    """Return the contents of a file that the MLflow server serves, without listing it, as ``download_artifacts`` does.
+
+    :return: ``None`` if the server does not serve the files, or refuses the request, for example because the file is missing
+    :raises mlflow.exceptions.MlflowException: the server does not respond or is overloaded
+    """
+    from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+    from requests.exceptions import HTTPError
+
+    if not isinstance(repository, HttpArtifactRepository):
+        return None
+    try:
+        repository._download_file(path, str(folder / "served"))
+    except HTTPError:
+        return None
+    return (folder / "served").read_bytes()
 
 
 def _repository(client: MlflowClient, run_id: str) -> ArtifactRepository:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(_location(client.tracking_uri, run_id), tracking_uri=client.tracking_uri)
-
-
-# MLflow sets the location of a run's files when the run is created, and never changes it.
-@lru_cache(maxsize=1024)
-def _location(tracking_uri: str, run_id: str) -> str:
-    from mlflow import MlflowClient
     from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
-    uri = MlflowClient(tracking_uri).get_run(run_id).info.artifact_uri
-    return str(add_databricks_profile_info_to_artifact_uri(uri, tracking_uri))
+    uri = add_databricks_profile_info_to_artifact_uri(place(client, run_id).artifact_uri, client.tracking_uri)
+    return get_artifact_repository(uri, tracking_uri=client.tracking_uri)

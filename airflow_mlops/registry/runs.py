@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore
 from airflow_mlops.registry.client import is_missing, quoted, registry_errors, unless_missing, without_credentials
+from airflow_mlops.registry.run_places import place, remember
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,11 +103,13 @@ def claimed_run(
         if run_id is None:
             if own is None and (own := _unclaimed(client, experiment_id, key)) is None:
                 made = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), KEY: key})
+                remember(client, made)
                 own, created = str(made.info.run_id), True
             # If the response to the write was lost and the write was repeated, the file already exists and contains
             # this run's id.
             run_id = own if store.create_exclusive(claim, own.encode()) else store.read_bytes(claim).decode()
-        if _is_active(client, run_id):
+        # No other try deletes a run that has the first claim.
+        if (created and number == 1 and run_id == own) or _is_active(client, run_id):
             break
         own = None if own == run_id else own
     else:
@@ -202,5 +205,5 @@ def run_url(client: MlflowClient, run_id: str) -> str | None:
     if not uri.startswith(("http://", "https://")):
         return None
     with registry_errors(f"MLflow run {run_id} cannot be read"):
-        experiment_id = client.get_run(run_id).info.experiment_id
+        experiment_id = place(client, run_id).experiment_id
     return f"{uri}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -12,6 +12,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.cache import cached
 from airflow_mlops.registry.client import is_missing, quoted, registry_errors, unless_missing
 from airflow_mlops.registry.reader import NotReadError, Reader
+from airflow_mlops.registry.run_places import place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -169,7 +170,7 @@ def _delete_other_models(client: MlflowClient, run_id: str, model_id: str | None
     """Delete the models that a run has logged, except the model of the run's version."""
     if model_id is None:
         return
-    experiment_id = client.get_run(run_id).info.experiment_id
+    experiment_id = place(client, run_id).experiment_id
     for logged in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
         if logged.model_id != model_id:
             with unless_missing():

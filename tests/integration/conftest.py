@@ -17,8 +17,10 @@ import tempfile
 import textwrap
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,6 +261,39 @@ def mlflow_server() -> Iterator[str]:
     """The address of a real MLflow tracking server."""
     with run_mlflow(HOME / "mlflow", "127.0.0.1") as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def files_in_a_folder(mlflow_server: str) -> Iterator[None]:
+    """MLflow experiments that this process creates keep their files in a folder of this machine, and not on the server.
+
+    No request is then sent for a file. Tests need more CPU time for these requests than for all others.
+    """
+    from mlflow import MlflowClient
+
+    create = MlflowClient.create_experiment
+
+    def create_with_folder(
+        client: MlflowClient, name: str, artifact_location: str | None = None, tags: dict[str, Any] | None = None
+    ) -> str:
+        return create(client, name, artifact_location or (HOME / "mlflow" / uuid.uuid4().hex).as_uri(), tags)
+
+    @cache
+    def default(uri: str) -> str:
+        return create_with_folder(MlflowClient(uri, uri), f"default {uuid.uuid4().hex}")
+
+    create_run = MlflowClient.create_run
+
+    def create_run_in_folder(client: MlflowClient, experiment_id: str, *args: Any, **options: Any) -> Any:
+        # The server has created the experiment 0, which keeps its files there.
+        return create_run(
+            client, default(client.tracking_uri) if experiment_id == "0" else experiment_id, *args, **options
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "create_experiment", create_with_folder)
+        patch.setattr(MlflowClient, "create_run", create_run_in_folder)
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def inputs(spec: RefitSpec, context: StepContext) -> dict[str, Any]:
         "datasets": contents([dataset]),
         "winner": content(winner, download(client, winner)),
         "copied": copied(client, winner),
-        "card": _files(client, winner.run_id, EVALUATION_FOLDER),
+        "card": _hashes(_files(client, winner.run_id, EVALUATION_FOLDER)),
         "code": own_code.hashes(import_paths(training.trainer, training.metrics)),
         "start": start(training.trainer, training.model, client, store),
         "request": request.id if request else None,
@@ -80,7 +81,7 @@ def artifacts(result: RefitResult, spec: RefitSpec, context: StepContext) -> dic
     training = training_spec(client, judged, "fitted again", allow_code=spec.allow_code)
     found = verified(context.store, select_one(context.store, training.dataset).ref)
     found |= {f"judged {name}": digest for name, digest in stored_files(client, judged).items()}
-    found |= _files(client, result.run_id, CHECKS_FILE)
+    found |= _hashes(_files(client, result.run_id, CHECKS_FILE))
     with registry_errors(f"The run {result.run_id} cannot be read"):
         tags = client.get_run(result.run_id).data.tags
     found |= {tag: tags.get(tag, "") for tag in _RUN_TAGS}
@@ -106,14 +107,18 @@ def _registered(client: MlflowClient, refit: Refit, ref: ModelVersionRef, verdic
         if card:
             if run.data.tags.get("mlops.evaluated_on") != verdict.dataset_id or not version.description:
                 raise NotCacheableError(f"what was recorded with {ref} in MLflow was changed")
-            recorded = run_files.read(client, ref.run_id, f"{EVALUATION_FOLDER}/verdict.json")
-            if Verdict.model_validate_json(recorded) != verdict:
+            recorded = card.get(f"{EVALUATION_FOLDER}/verdict.json")
+            if recorded is None or Verdict.model_validate_json(recorded) != verdict:
                 raise NotCacheableError(f"the model card of {ref} has another verdict")
-    return {f"version {tag}": version.tags.get(tag, "") for tag in _VERSION_TAGS} | card
+    return {f"version {tag}": version.tags.get(tag, "") for tag in _VERSION_TAGS} | _hashes(card)
 
 
-def _files(client: MlflowClient, run_id: str, path: str) -> dict[str, str]:
-    """Return the SHA-256 of a file of an MLflow run, or of each file in a folder of the run, by path.
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+
+
+def _files(client: MlflowClient, run_id: str, path: str) -> dict[str, bytes]:
+    """Return the contents of a file of an MLflow run, or of each file in a folder of the run, by path.
 
     :param path: path of the file or folder
     :return: empty if the run has no such file or folder
@@ -124,7 +129,7 @@ def _files(client: MlflowClient, run_id: str, path: str) -> dict[str, str]:
         run_files.download(client, run_id, path, temporary)
         folder = Path(temporary)
         return {
-            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            file.relative_to(folder).as_posix(): file.read_bytes()
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }

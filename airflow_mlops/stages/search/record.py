@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import RESUMED_TAG
+from airflow_mlops.registry.run_places import place
 from airflow_mlops.registry.runs import claimed_run, delete_runs, experiment_for
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Record:
     def __init__(self, client: MlflowClient, run_id: str, metric: str) -> None:
         self.run_id = run_id
         self._client, self._metric = client, metric
-        self._experiment = client.get_run(run_id).info.experiment_id
+        self._experiment = place(client, run_id).experiment_id
 
     @classmethod
     def open(

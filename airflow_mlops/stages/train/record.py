@@ -24,6 +24,7 @@ from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.machine_tags import usage_tags
 from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, TRAINING_FILE
 from airflow_mlops.registry.origins import CODE_VERSION
+from airflow_mlops.registry.run_places import place
 from airflow_mlops.stages.train.candidate import Fitted, in_order
 from airflow_mlops.stages.train.package import package_versions
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -224,7 +225,7 @@ def log_model(
     from mlflow.entities import LoggedModelOutput, Metric
     from mlflow.exceptions import MlflowException
 
-    experiment_id = client.get_run(run_id).info.experiment_id
+    experiment_id = place(client, run_id).experiment_id
     logged = client.create_logged_model(experiment_id, name=spec.model.replace(".", "_"), source_run_id=run_id)
     description.artifact_path = logged.artifact_location
     description.run_id = run_id

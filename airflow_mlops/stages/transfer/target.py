@@ -15,6 +15,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import difference, file_hashes
+from airflow_mlops.registry.run_places import place
 from airflow_mlops.registry.runs import run_for
 from airflow_mlops.registry.versions import download_into, of_run, register
 from airflow_mlops.stages.transfer.source import Package
@@ -94,7 +95,7 @@ def _log_run(client: MlflowClient, run_id: str, package: Package) -> None:
 
 
 def _log_model(client: MlflowClient, model: str, run_id: str, package: Package) -> str:
-    experiment_id = client.get_run(run_id).info.experiment_id
+    experiment_id = place(client, run_id).experiment_id
     logged = client.create_logged_model(experiment_id, name=_logged_name(model), source_run_id=run_id)
     # The file MLmodel still names the run and the model of the source, because a changed file would have another hash.
     client.log_model_artifacts(logged.model_id, str(package.model))

@@ -59,8 +59,8 @@ def test_the_versions_of_a_model_are_listed_without_the_run_of_one(registered, c
     assert [(item.version, item.mlflow_url) for item in found] == [(2, None), (1, None)]
 
 
-def test_a_name_that_mlflow_cannot_search_for_is_refused_with_this_reason(registered, client, store):
-    model = registered('bob\'s "best" model')
+def test_a_name_that_mlflow_cannot_search_for_is_refused_with_this_reason(registered, client, store, monkeypatch):
+    model, other = registered('bob\'s "best" model'), registered("other")
     for search in (
         lambda: identical(client, model, "one"),
         lambda: verify(client, Ledger(store, model)),
@@ -69,5 +69,13 @@ def test_a_name_that_mlflow_cannot_search_for_is_refused_with_this_reason(regist
     ):
         with pytest.raises(RegistryError, match="^MLflow cannot search for .* cannot express text with both ' and \""):
             search()
-    # This model does not prevent the listing of other models.
-    list(trainings.find(client, store))
+    # This model does not prevent the listing of other models. Those of other tests are not read.
+    listed = [name for name in trainings._models(client) if name in (model, other)]
+    assert sorted(listed) == sorted([model, other])
+    monkeypatch.setattr(trainings, "_models", lambda _: listed)
+    searches, search = [], client.search_model_versions
+    monkeypatch.setattr(
+        client, "search_model_versions", lambda query, **options: searches.append(query) or search(query, **options)
+    )
+    assert list(trainings.find(client, store)) == []
+    assert searches == [f"name = '{other}'"]

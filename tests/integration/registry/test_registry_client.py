@@ -11,11 +11,14 @@ import time
 import uuid
 
 import pytest
+import requests
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
 from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.registry import run_files, run_places
 from airflow_mlops.registry.client import connect, is_missing, registry_errors, tracking_uri, unless_missing
 from airflow_mlops.registry.runs import KEY, experiment_for, run_for, run_url
 from airflow_mlops.registry.versions import champion, version
@@ -28,6 +31,7 @@ import sys
 from airflow_mlops.core.connections import from_environment
 from airflow_mlops.registry.client import connect
 from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.registry import run_files, run_places
 client = connect(MLflowTarget(), from_environment)
 client.search_registered_models()
 print([name for name in ("feast", "torch", "sklearn", "matplotlib") if name in sys.modules])
@@ -216,3 +220,94 @@ def test_a_missing_model_has_no_champion_and_no_version(client):
         version(client, "nobody", 3)
     client.create_registered_model("without-champion")
     assert champion(client, "without-champion") is None
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Return a function that counts the calls of a method of MLflow's client from now on."""
+
+    def counted(method):
+        calls, original = [], getattr(MlflowClient, method)
+        monkeypatch.setattr(
+            MlflowClient, method, lambda self, *args, **options: calls.append(args) or original(self, *args, **options)
+        )
+        return calls
+
+    return counted
+
+
+def test_credentials_that_the_server_has_just_accepted_are_not_checked_again(mlflow_server, monkeypatch, count):
+    monkeypatch.setattr("airflow_mlops.registry.client._accepted", accepted := {})
+    checks = count("search_experiments")
+
+    def checked(**credentials):
+        before = len(checks)
+        connect(MLflowTarget(), connection(host=mlflow_server, **credentials))
+        return len(checks) - before
+
+    with monkeypatch.context() as patch:
+        # The credentials that connect() sets stay in the environment.
+        for name in ("USERNAME", "PASSWORD", "TOKEN"):
+            patch.setenv(f"MLFLOW_TRACKING_{name}", "")
+        assert [checked(), checked(), checked(password="other"), checked(password="other"), checked()] == [
+            1,
+            0,
+            1,
+            0,
+            0,
+        ]
+        for key in accepted:
+            accepted[key] -= 61
+        assert [checked(), checked()] == [1, 0]
+
+
+@pytest.mark.parametrize("strangers", [401], indirect=True)
+def test_refused_credentials_are_checked_each_time(strangers):
+    for _ in range(2):
+        with pytest.raises(RegistryError, match="refuses the credentials"):
+            connect(MLflowTarget(), connection(host=strangers[0], login="ada", password="wrong"))
+
+
+def test_a_model_is_checked_once_not_to_be_a_prompt_and_a_prompt_is_refused(client, mlflow_server, count):
+    model, prompt = (f"{kind}_{uuid.uuid4().hex[:8]}" for kind in ("model", "prompt"))
+    client.create_registered_model(model)
+    answer = requests.post(
+        f"{mlflow_server}/api/2.0/mlflow/registered-models/create",
+        json={"name": prompt, "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]},
+        timeout=30,
+    )
+    answer.raise_for_status()
+    checks = count("get_registered_model")
+    for number in range(3):
+        client.set_registered_model_tag(model, "number", str(number))
+    assert checks == [(model,)]
+    for _ in range(2):
+        with pytest.raises(MlflowException, match="not found"):
+            client.set_registered_model_tag(prompt, "number", "1")
+    assert client.get_registered_model(model).tags["number"] == "2"
+    client.delete_registered_model(model)
+    with pytest.raises(MlflowException) as missing:
+        client.set_registered_model_tag(model, "number", "3")
+    assert is_missing(missing.value)
+
+
+def test_a_run_that_was_just_created_is_not_read_to_find_its_experiment_and_files(client, experiment, store, count):
+    reads = count("get_run")
+    with run_for(client, store, experiment, "k", "n") as run_id:
+        assert f"/{run_id}" in (run_url(client, run_id) or "")
+        assert run_files.paths(client, run_id) == set()
+    assert reads == []
+    # A retry must find out if the run was deleted.
+    with run_for(client, store, experiment, "k", "n") as again:
+        pass
+    assert (again, reads) == (run_id, [(run_id,)])
+
+
+def test_the_number_of_remembered_runs_is_limited(client, experiment, store, monkeypatch):
+    monkeypatch.setattr(run_places, "_places", {})
+    monkeypatch.setattr(run_places, "_MOST", 2)
+    runs = []
+    for number in range(3):
+        with run_for(client, store, experiment, f"k{number}", "n") as run_id:
+            runs.append(run_id)
+    assert [run_id for _, run_id in run_places._places] == runs[1:]

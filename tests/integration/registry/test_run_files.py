@@ -9,10 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.run_files import download
+from airflow_mlops.registry.run_files import download, read
 
 
 @pytest.fixture
@@ -33,6 +35,7 @@ def without_files(mlflow_server, monkeypatch):
         def do_GET(self) -> None:
             found = requests.get(f"{mlflow_server}{self.path}", timeout=30)
             is_file = "mlflow-artifacts" in self.path
+            server.files += is_file
             status, body = (server.status, b"refused") if is_file else (found.status_code, found.content)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -44,7 +47,7 @@ def without_files(mlflow_server, monkeypatch):
             pass
 
     class Server(ThreadingHTTPServer):
-        status = 503
+        status, files = 503, 0
 
     server = Server(("127.0.0.1", 0), Proxy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -71,3 +74,24 @@ def test_an_overloaded_or_refusing_server_is_not_reported_as_a_missing_file(clie
     with pytest.raises(RegistryError) as raised, registry_errors("The file cannot be read"):
         download(client, run, "evaluation/other.json", tmp_path)
     assert not isinstance(raised.value, RegistryUnavailableError)
+
+
+def test_a_file_on_the_server_is_read_without_being_listed(client, run, monkeypatch):
+    listed, list_artifacts = [], HttpArtifactRepository.list_artifacts
+    monkeypatch.setattr(
+        HttpArtifactRepository, "list_artifacts", lambda self, path: listed.append(path) or list_artifacts(self, path)
+    )
+    assert read(client, run, "evaluation/verdict.json") == b"{}"
+    assert listed == []
+    with pytest.raises(MlflowException):
+        read(client, run, "evaluation/other.json")
+
+
+def test_an_overloaded_server_is_asked_once_for_a_file(without_files, run):
+    server, refused = without_files
+    with pytest.raises(RegistryUnavailableError), registry_errors("The file cannot be read"):
+        read(refused, run, "evaluation/verdict.json")
+    assert server.files == 1
+    server.status = 403
+    with pytest.raises(RegistryError, match="refuses the credentials"), registry_errors("The file cannot be read"):
+        read(refused, run, "evaluation/verdict.json")

@@ -30,6 +30,8 @@ from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.candidates import register, training_set
 
+pytestmark = pytest.mark.usefixtures("files_in_a_folder")
+
 GATES = [{"metric": "accuracy", "min": 0.6}, {"champion": "ignore"}]
 
 

@@ -27,6 +27,9 @@ from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.candidates import from_elsewhere, register, training_rows, training_set
 
+# The files of the champion are changed on the server.
+pytestmark = pytest.mark.served_files
+
 GATES = [{"metric": "accuracy", "min": 0.6}, {"champion": "ignore"}]
 
 

@@ -21,6 +21,9 @@ from airflow_mlops.trainers import Float, Search, SklearnTrainer
 from tests.support.lost_answers import lost_answers
 from tests.support.training import training_set
 
+# Answers to requests are lost, also to those for files.
+pytestmark = pytest.mark.served_files
+
 LOGISTIC = "sklearn.linear_model.LogisticRegression"
 
 

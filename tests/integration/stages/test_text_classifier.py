@@ -33,6 +33,9 @@ from tests.support.executors import LocalExecutors
 from tests.support.training import training_set
 from tests.support.transformers import BAD, reviews
 
+# Another process loads the model from the server.
+pytestmark = pytest.mark.served_files
+
 
 @pytest.mark.usefixtures("no_pickles")
 def test_a_text_classifier_is_a_candidate_like_any_other(client, store, tmp_path, mlflow_server):

@@ -12,6 +12,9 @@ from airflow_mlops.trainers import LightGBMTrainer
 from tests.support.cached import run_step
 from tests.support.training import training_set
 
+# The cache reads the files from the server.
+pytestmark = pytest.mark.served_files
+
 SMALL = {"num_threads": 1, "num_leaves": 4}
 
 

@@ -38,6 +38,9 @@ from tests.integration.conftest import run_mlflow
 from tests.integration.stages.test_promote_crashes import in_process
 from tests.support.candidates import from_elsewhere, register, training_rows, training_set
 
+# The files are copied between two MLflow servers.
+pytestmark = pytest.mark.served_files
+
 GATES = [{"metric": "accuracy", "min": 0.6}, {"champion": "ignore"}]
 PRODUCTION = MLflowTarget(conn_id="mlflow_production")
 

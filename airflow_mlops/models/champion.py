@@ -13,6 +13,7 @@ from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.registry.integrity import download_unchanged, require_promoted
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.presence import require_ledger
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -89,10 +90,14 @@ def download_champion(
     :raises ModelCorruptError: a file of the version was changed after its promotion, or signatures are required and the
         promotion of the champion was not signed
     :raises RegistryError: the version or its files no longer exist
+    :raises StoreError: the store does not have the ledger, for example because its file system is not mounted
     """
     if not named:
         require_promoted(store, ref)
-    promotion = Ledger(store, ref.model).promotion(ref.version)
+    ledger = Ledger(store, ref.model)
+    promotion = ledger.promotion(ref.version)
+    if promotion is None:
+        require_ledger(client, ledger, ref)
     if promotion is None or not promotion.files:
         why = (
             "has no promotion of it"

@@ -25,6 +25,8 @@ from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.client import is_missing, quoted, registry_errors
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.names import HASH_TAG, LEDGER_TAG
+from airflow_mlops.registry.presence import require_ledger
 from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.versions import CHAMPION, champion
 
@@ -36,7 +38,6 @@ log = logging.getLogger(__name__)
 
 PREVIOUS = "previous_champion"
 SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
-LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
 # Tag of a foreign version (not trained by TrainOperator): the SHA-256 of its valid model contract
 # (:mod:`airflow_mlops.models.contracts`).
 CONTRACT_TAG = "mlops.contract"
@@ -194,11 +195,14 @@ def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Ent
 
     :return: ``None`` if the model has no champion
     :raises RegistryUnavailableError: MLflow does not respond
+    :raises StoreError: the ledger has no change of the champion, although the tags of the champion name one
     """
     move = last_move(entries)
     if not complete(client, ledger) and move is not None:
         return move.champion
     now = champion(client, ledger.model)
+    if move is None and now is not None:
+        require_ledger(client, ledger, now)
     if move is None or now == move.champion:
         return now
     # Either a person moved the alias, or a delayed task has just overwritten it and will repair it.

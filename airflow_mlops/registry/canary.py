@@ -17,9 +17,10 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.aliases import recorded_champion
 from airflow_mlops.registry.client import registry_errors, unless_missing
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.presence import require_ledger
 from airflow_mlops.registry.records.canary import CanaryStep
 from airflow_mlops.registry.records.entry import Decision, Entry
-from airflow_mlops.registry.versions import by_alias
+from airflow_mlops.registry.versions import by_alias, champion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -185,6 +186,8 @@ def withdraw(client: MlflowClient, ledger: Ledger, version: int, reason: str) ->
 
     started = last_rollout(ledger.updated_entries())
     if started is None:
+        if (now := champion(client, ledger.model)) is not None:
+            require_ledger(client, ledger, now)
         return False
     # Servers that withdraw the same canary write one entry.
     entry = ledger.record(f"servers/{ledger.model}/canary-{started.entries[0].seq}", decide)

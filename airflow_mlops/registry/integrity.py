@@ -25,6 +25,7 @@ from airflow_mlops.registry import run_files, signatures
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.names import CARD_FILES, EVALUATION_FOLDER
+from airflow_mlops.registry.presence import require_ledger
 from airflow_mlops.registry.records.entry import Entry
 from airflow_mlops.registry.versions import champion, download, download_into
 
@@ -95,8 +96,13 @@ def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVers
     :param store: artifact store with the ledger
     :raises ModelCorruptError: a file was changed, added or removed after the promotion
     :raises RegistryError: the version or its files do not exist any more
+    :raises StoreError: the store does not have the ledger, for example because its file system is not mounted
     """
-    return download_unchanged(client, ref, Ledger(store, ref.model).promotion(ref.version))
+    ledger = Ledger(store, ref.model)
+    promotion = ledger.promotion(ref.version)
+    if promotion is None:
+        require_ledger(client, ledger, ref)
+    return download_unchanged(client, ref, promotion)
 
 
 def require_promoted(store: ArtifactStore, ref: ModelVersionRef) -> None:

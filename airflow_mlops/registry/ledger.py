@@ -277,6 +277,10 @@ class Ledger:
                 f"{self.store.url_of(self.folder)} from a backup."
             )
 
+    def has(self, seq: int) -> bool:
+        """Return whether the file of entry number ``seq`` exists."""
+        return self.store.exists(self._key(seq))
+
     def count(self) -> int:
         """Return the number of entries, without reading them."""
         return len(self.store.keys(self.folder))

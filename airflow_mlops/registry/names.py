@@ -21,3 +21,5 @@ GPU_TAG = "mlops.gpu"
 TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE = "training.json", "code.json", "environment.json"
 # Folder of an evaluation in a candidate's MLflow run, and the files in this folder that record the decision.
 EVALUATION_FOLDER, CARD_FILES = "evaluation", ("model_card.html", "model_card.md", "verdict.json")
+#: Tags of a version that became champion: the number and the SHA-256 of the ledger entry of its last change.
+LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"

@@ -36,6 +36,12 @@ def servers_folder(model: str) -> str:
     return f"online-servers/{folder_name(model)}"
 
 
+def mark_key(model: str) -> str:
+    """Return the key of the id by which the servers of a model recognise the artifact store, see
+    :mod:`airflow_mlops.serving.log.mark`."""
+    return f"online-marks/{folder_name(model)}.json"
+
+
 def spool_folder(model: str, apart: Apart | None = None) -> Path:
     """Return the default folder of the spool of a model, in the folder for temporary files."""
     kind = f"spool-{apart}" if apart else "spool"

@@ -337,6 +337,8 @@ class Controller:
         group, version, plural = ISVC
         self.cluster, self.custom, self.name = endpoints.cluster, endpoints.custom, name
         self.place = (group, version, endpoints.cluster.namespace, plural, name)
+        # The last revision that got all requests.
+        self.rolled_out = ""
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -368,20 +370,35 @@ class Controller:
             "name": self.name,
             "uid": live["metadata"]["uid"],
         }
-        metadata = {"name": revision, "labels": live["metadata"]["labels"], "ownerReferences": [owner]}
+        labels = {**live["metadata"]["labels"], "serving.knative.dev/revision": revision}
+        metadata = {"name": revision, "labels": labels, "ownerReferences": [owner]}
         core.create_namespaced_pod(namespace, {"metadata": metadata, "spec": spec})
-        status = {"observedGeneration": live["metadata"]["generation"], "url": f"http://{self.name}.example.org"}
+        # This is the generation of the Knative Service.
+        status: dict[str, Any] = {"observedGeneration": 1, "url": f"http://{self.name}.example.org"}
         status["components"] = {"predictor": {"latestCreatedRevision": revision}}
         while not self.ended.wait(0.3):
             with suppress(ApiException):
                 conditions = core.read_namespaced_pod(revision, namespace).status.conditions or []
                 if any(item.type == "Ready" and item.status == "True" for item in conditions):
                     break
-        status["components"]["predictor"]["latestReadyRevision"] = revision
+        status["components"]["predictor"] |= {
+            "latestReadyRevision": revision,
+            "traffic": self.traffic(revision, live["spec"]["predictor"].get("canaryTrafficPercent", 100)),
+        }
         status["conditions"] = [{"type": "Ready", "status": "True"}]
         # It may have been deleted in the meantime.
         with suppress(ApiException):
             self.custom.patch_namespaced_custom_object_status(*self.place, {"status": status})
+
+    def traffic(self, revision: str, share: int) -> list[dict[str, Any]]:
+        previous, self.rolled_out = (
+            self.rolled_out,
+            revision if share == 100 or not self.rolled_out else self.rolled_out,
+        )
+        if share == 100 or not previous:
+            return [{"revisionName": revision, "latestRevision": True, "percent": 100}]
+        newest = {"revisionName": revision, "latestRevision": True, "percent": share}
+        return [newest, {"revisionName": previous, "latestRevision": False, "percent": 100 - share}]
 
     def __enter__(self) -> Controller:
         self.thread.start()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from airflow_mlops.core.errors import StoreError
-from airflow_mlops.data.store.location import OBJECT_STORES, Location
+from airflow_mlops.data.store.location import Location
 
 # The stores, and their buckets, that this process has found to exist.
 _CHECKED: set[tuple[str, str]] = set()
@@ -41,7 +41,7 @@ class Listing(Location):
 
         :raises StoreError: the folder or the bucket does not exist, or the store cannot be read
         """
-        if self.url.partition("://")[0] not in OBJECT_STORES:
+        if not self.is_object_store:
             try:
                 with self._guard("read", ""):
                     self.fs.info(self.root)
@@ -58,7 +58,7 @@ class Listing(Location):
         :raises StoreError: the bucket does not exist, or a local store is a file
         """
         self._require_folder("list", "")
-        if self.url.partition("://")[0] not in OBJECT_STORES:
+        if not self.is_object_store:
             return
         bucket = self.root.strip("/").partition("/")[0]
         if (self.url, bucket) in _CHECKED:

@@ -49,6 +49,11 @@ class Location:
     def __repr__(self) -> str:
         return f"ArtifactStore({self.url!r})"
 
+    @property
+    def is_object_store(self) -> bool:
+        """Return whether the store is in a bucket or container, and not in a folder of a file system."""
+        return self.url.partition("://")[0] in OBJECT_STORES
+
     def path(self, key: str) -> str:
         """Return the path of ``key`` in the fsspec filesystem ``self.fs``."""
         return f"{self.root.rstrip('/')}/{key}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.serving.log import mark
 
 _FILE = "owner"
 # Files that a server leaves in its spool until they are uploaded.
@@ -38,7 +39,9 @@ def claim(folder: Path, model: str, store: str) -> BinaryIO:
         # Another process uses the spool, or claims it at this moment.
         pass
     else:
-        if _read(file) is None or not any(next(folder.rglob(pattern), None) for pattern in _LEFTOVERS):
+        if (found := _read(file)) is None or not any(next(folder.rglob(pattern), None) for pattern in _LEFTOVERS):
+            if found != owner:
+                (folder / mark.FILE).unlink(missing_ok=True)
             file.truncate(0)
             file.write(json.dumps(owner).encode())
             file.flush()

@@ -45,6 +45,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, SHARE, online_folder, spool_folder, window_at
 from airflow_mlops.serving.log.claim import claim, is_removed
+from airflow_mlops.serving.log.mark import require_mark
 from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.serving.log.options import in_sample, with_privacy
 from airflow_mlops.serving.log.quiet import QuietWindows
@@ -232,6 +233,8 @@ class PredictionSpool:
                 if self._has_content():
                     # Otherwise the predictions would be written below a file system that is not mounted.
                     self._store.require()
+                    if self._claimed is not None:
+                        require_mark(self._store, self._model, Path(self._claimed.name).parent)
                 self._upload()
                 if self._uptime is not None:
                     self._uptime.publish()

@@ -9,11 +9,12 @@ The record says until which time all predictions of the server are in the store.
 holds a lock on it. If the process is killed, the next server with the same spool uploads the predictions that are left,
 and then ends the record of the killed process.
 
-If the spool is lost, for example with its disk, the predictions in it are lost, too. A server whose spool has the same
-name, on a machine of the same name, then ends the record: the folder does not contain the file of the killed process.
-Otherwise, for example because the machine no longer exists, a person ends the record with ``airflow mlops servers``.
-In both cases, all windows from the last upload until the end of the record are gaps, because their predictions may be
-lost.
+If the spool is lost, for example with its disk, the predictions in it are lost, too. A server with a new spool in the
+same folder then ends the record, if it can prove that the killed process no longer exists
+(:mod:`airflow_mlops.serving.log.process`). The names of the machine and of the folder are no proof, because a server on
+another machine may have the same names and still hold predictions. Without a proof, a person ends the record with
+``airflow mlops servers``. In both cases, predictions may be lost of all windows from the last upload until then, so
+these windows are gaps.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import servers_folder, window_at
+from airflow_mlops.serving.log.process import Process, current
 
 if TYPE_CHECKING:
     from airflow_mlops.serving.versions.loaded import Served
@@ -72,7 +74,9 @@ class State:
 class Uptime(Model):
     """The time in which a server has logged predictions.
 
-    :param where: machine and spool of the server, for log lines and tables
+    :param where: machine and spool of the server, for log lines and tables. Several servers may have the same
+    :param process: the process that writes the log; ``None`` in records of earlier releases, or if the process cannot be
+        identified
     :param since: time at which the server began to answer
     :param until: time until which all predictions of the server are in the artifact store
     :param ended: whether the server has ended, and all its predictions are in the artifact store; in the spool, whether
@@ -82,6 +86,7 @@ class Uptime(Model):
     """
 
     where: str
+    process: Process | None = None
     since: UtcDatetime
     until: UtcDatetime
     ended: bool = False
@@ -142,6 +147,7 @@ class UptimeWriter:
     def __init__(self, store: ArtifactStore, model: str, spool: Path, length: Literal["hour", "day"]) -> None:
         self._store, self._model, self._spool, self._length = store, model, spool, length
         self._name = uuid.uuid4().hex
+        self._process = current()
         self._lock = threading.Lock()
         self._state: State | None = None
         self._record: Uptime | None = None
@@ -164,7 +170,7 @@ class UptimeWriter:
             at, record = _moment(state.at), self._record
             if record is None:
                 machine = f"{socket.gethostname()}:{self._spool}"
-                record = Uptime(where=machine, since=at, until=at, window=self._length)
+                record = Uptime(where=machine, process=self._process, since=at, until=at, window=self._length)
             last = _moment(self._state.at) if self._state is not None else at - MARGIN
             # If the clock was set back, predictions may belong to windows that the record already covers.
             if state.dropped or at - last > PAUSE or last - at > MARGIN:
@@ -291,7 +297,7 @@ class UptimeWriter:
         return min((window.start for window in windows if window is not None), default=None)
 
     def _end_lost(self, own: Uptime) -> None:
-        """End the records of earlier servers whose spool had the same name, and whose file is not in this spool.
+        """End the records of earlier servers whose spool was in the same folder and is lost.
 
         The file of a server stays in its spool until its record has ended. The files are looked up before the records
         are read, and again afterwards, because a server may have started in the meantime.
@@ -300,8 +306,20 @@ class UptimeWriter:
         for name, record in records(self._store, self._model).items():
             if record.ended or record.where != own.where or record.since >= own.since:
                 continue
-            if name not in present and not (self._spool / f"{name}.server").exists():
+            if name in present or (self._spool / f"{name}.server").exists():
+                continue
+            if record.process is not None and record.process.has_ended():
                 lose_spool(self._store, self._model, name, record, _moment(time.time()))
+            else:
+                log.warning(
+                    "The record of the server %s of %s since %s is open, and the spool of this server does not contain its "
+                    "file. If that server no longer runs, so that its spool is lost, run: airflow mlops servers %s --lost %s",
+                    name,
+                    record.where,
+                    record.since.isoformat(),
+                    self._model,
+                    name,
+                )
 
 
 def lose_spool(store: ArtifactStore, model: str, name: str, record: Uptime, now: datetime) -> None:

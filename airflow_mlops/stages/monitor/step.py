@@ -20,9 +20,11 @@ from airflow_mlops.overview import index
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.verdict import decide
 from airflow_mlops.registry import versions
+from airflow_mlops.registry.aliases import last_move
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.presence import require_ledger
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor import (
     challengers,
@@ -57,6 +59,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     :raises SpecError: the window is unknown, a parameter does not fit the predictions, or a shadow or a canary made the
         predictions
     :raises SchemaError: a dataset has no predictions
+    :raises StoreError: the store does not have the ledger, for example because its file system is not mounted
     """
     store = context.store
     check = _check(spec, context)
@@ -70,6 +73,9 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     facts, measured = ChampionFacts(), Measurements()
     earlier = report.history(check.model, check.window, store)
     if present is not None:
+        if last_move(entries) is None:
+            # Otherwise a window of a store that is not mounted would seem to have no predictions.
+            require_ledger(client, ledger, present)
         require_promoted(store, present)
         stored = contracts.read(client, store, present, ledger)
         facts = champion.facts(check, present, stored, client)

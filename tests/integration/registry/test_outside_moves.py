@@ -16,8 +16,9 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.registry import aliases, outside_moves
-from airflow_mlops.registry.aliases import HASH_TAG, MOVING_TAG, SINCE_TAG, carry_out, champion_before, verify
+from airflow_mlops.registry.aliases import MOVING_TAG, SINCE_TAG, carry_out, champion_before, verify
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.names import HASH_TAG
 from airflow_mlops.registry.records.entry import Decision
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext

@@ -267,8 +267,8 @@ def test_predictions_survive_a_kill_under_load_and_are_merged_once(champion, tmp
 
 
 def spooled(folder: Path) -> list[Path]:
-    """What servers have left in a spool. The file ``owner`` stays."""
-    return [path for path in folder.iterdir() if path.name != "owner"]
+    """What servers have left in a spool. The files ``owner`` and ``store`` stay."""
+    return [path for path in folder.iterdir() if path.name not in ("owner", "store")]
 
 
 def test_the_log_is_uploaded_after_a_kill_of_the_server_alone_under_load(champion, tmp_path):

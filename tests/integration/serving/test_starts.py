@@ -6,10 +6,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import requests
 
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.serving.layout import online_folder
+from airflow_mlops.registry.aliases import carry_out
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.records.entry import Decision
+from airflow_mlops.serving.layout import online_folder, servers_folder
 from tests.integration.conftest import free_port
 from tests.support.deployed import Champions
 from tests.support.endpoint import await_status, started
@@ -41,6 +45,10 @@ def test_a_server_becomes_ready_by_itself_when_mlflow_the_champion_and_the_store
     store = ArtifactStore(folder.as_uri())
     champions = Champions(mlflow_server, tmp_path / "models", store)
     gate, model, port = Gate(int(mlflow_server.rpartition(":")[2])), champions.model, free_port()
+    decision = Decision(decision="promoted", replaced=None, champion=champions.first, reason="It is better.")
+    ledger = Ledger(store, model)
+    ledger.record("promotion", lambda _: decision)
+    carry_out(champions.client, ledger)
     champions.client.delete_registered_model_alias(model, "champion")
     gate.close()
     folder.rename(away)
@@ -54,6 +62,11 @@ def test_a_server_becomes_ready_by_itself_when_mlflow_the_champion_and_the_store
         champions.move(1)
         until(server, folder.as_uri())
         assert not folder.exists()
+        # The mount point of a file system that is not mounted is empty.
+        folder.mkdir()
+        until(server, folder.as_uri(), "entry 1 of the ledger")
+        assert not list(folder.iterdir())
+        folder.rmdir()
         away.rename(folder)
         await_status(server, "ready")
         # The fields that are only logged come from the training set, which is in the store.
@@ -61,16 +74,23 @@ def test_a_server_becomes_ready_by_itself_when_mlflow_the_champion_and_the_store
         answer = requests.post(server.predict, json={"rows": [row]}, timeout=20)
         assert answer.status_code == 200, answer.text
         # The store is away again: what is logged stays in the spool, until it is back.
+        end = time.monotonic() + 60
+        while not store.find(servers_folder(model)):
+            assert time.monotonic() < end, server.lines
+            time.sleep(0.1)
+        requests.post(server.predict, json={"rows": [row]}, timeout=20)
         folder.rename(away)
+        folder.mkdir()
         end = time.monotonic() + 60
         while not any("Predictions stay in the spool" in line for line in server.lines):
             assert time.monotonic() < end, server.lines
             time.sleep(0.1)
         assert requests.get(f"{server.url}/v2/health/ready", timeout=20).status_code == 200
-        assert not folder.exists()
+        assert not list(folder.iterdir())
+        folder.rmdir()
         away.rename(folder)
     gate.close()
     # A server that ends uploads its log.
-    assert len(store.find(online_folder(model))) == 1
+    assert sum(pq.read_metadata(store.path(key)).num_rows for key in store.find(online_folder(model))) == 2
     assert not list((tmp_path / "spool").glob("*.arrows"))
     assert "Traceback" not in "".join(server.lines), server.lines

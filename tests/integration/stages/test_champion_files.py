@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.models import contracts
-from airflow_mlops.registry.aliases import CONTRACT_TAG, HASH_TAG
+from airflow_mlops.registry.aliases import CONTRACT_TAG
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.names import HASH_TAG
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec

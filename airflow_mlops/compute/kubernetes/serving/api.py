@@ -71,14 +71,10 @@ class EndpointApi:
         """Delete an object, after its pods. If the object does not exist, nothing is done."""
         self._unless_absent("DELETE", _path(manifest), [("propagationPolicy", "Foreground")])
 
-    def pods(self, template: str | None = None) -> list[Json]:
-        """Read the pods of the endpoint that are not being deleted.
-
-        :param template: value of the label ``airflow-mlops/template``; by default all pods
-        """
-        selector = f"{INSTANCE}={self.name}" + (f",airflow-mlops/template={template}" if template else "")
+    def pods(self) -> list[Json]:
+        """Read the pods of the endpoint that are not being deleted."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
-        items: list[Json] = self._request("GET", path, [("labelSelector", selector)])["items"]
+        items: list[Json] = self._request("GET", path, [("labelSelector", f"{INSTANCE}={self.name}")])["items"]
         return [pod for pod in items if not pod["metadata"].get("deletionTimestamp")]
 
     def record(self) -> Record:

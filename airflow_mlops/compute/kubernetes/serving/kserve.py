@@ -14,6 +14,10 @@ _CONTAINER = "kserve-container"
 # Knative, which runs the pods in KServe's serverless mode, refuses these fields or sets them itself.
 _NOT_OF_POD = ("restartPolicy", "terminationGracePeriodSeconds")
 _NOT_OF_CONTAINER = ("lifecycle", "startupProbe")
+# The fields of the security context that both pods and containers have.
+_OF_BOTH = frozenset(
+    {"appArmorProfile", "runAsGroup", "runAsNonRoot", "runAsUser", "seLinuxOptions", "seccompProfile", "windowsOptions"}
+)
 # Seconds before the first liveness check. Without Knative, the startup probe gives the server time to start.
 _START = 30
 
@@ -42,9 +46,13 @@ def inference_service(
     for field in _NOT_OF_POD:
         spec.pop(field, None)
     # Knative accepts the security context of a pod only if an administrator allows it, but always that of a container.
+    # A container has no such fields as fsGroup.
     security = spec.pop("securityContext", {})
-    for container in spec["containers"]:
-        container["securityContext"] = {**security, **container.get("securityContext", {})}
+    shared = {field: value for field, value in security.items() if field in _OF_BOTH}
+    for container in [*spec["containers"], *spec.get("initContainers", [])]:
+        container["securityContext"] = {**shared, **container.get("securityContext", {})}
+    if rest := {field: value for field, value in security.items() if field not in _OF_BOTH}:
+        spec["securityContext"] = rest
     main = spec["containers"][0]
     main["name"] = _CONTAINER
     for field in _NOT_OF_CONTAINER:

@@ -59,16 +59,17 @@ def wait_until_answering(api: EndpointApi, release: Release) -> None:
     :raises DeploymentError: the endpoint does not answer within five minutes, or was deleted
     :raises ComputeError: a pod cannot start, for example because its image does not exist any more
     """
-    start, template = time.time(), state.template(release.manifests[0])
+    start = time.time()
     watch = state.Watch(start, math.inf)
     while True:
         live = api.get(release.manifests[0])
         if live is None:
             raise DeploymentError(f"{release.manifests[0]['kind']} {api} was deleted.")
-        pods = api.pods(template)
+        every = api.pods()
+        pods = state.of_manifest(every, release.manifests[0])
         ready = [pod for pod in pods if state.pod_ready(pod)]
         said = state.progress(pods)
-        if ready and state.is_ready(live) and not (said := unanswered(ready)):
+        if ready and state.is_ready(live, every) and not (said := unanswered(ready)):
             return
         if (error := watch.error(pods, now := time.time())) is not None:
             raise error

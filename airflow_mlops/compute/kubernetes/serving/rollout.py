@@ -192,19 +192,23 @@ class Rollout:
         """Wait until the endpoint is ready, and return the pods that are ready."""
         # The Airflow trigger has already waited.
         watch = state.Watch(since, self._target.limit, **({} if event is None else {"patience": 0}))
-        template, logged = state.template(release.manifests[0]), ""
+        logged = ""
         while True:
             live = self._api.get(release.manifests[0])
             if live is None:
                 raise DeploymentError(f"{self._target.kind} {self._api} was deleted while it was rolled out.")
-            pods = self._api.pods(template)
-            if state.is_ready(live):
+            every = self._api.pods()
+            pods = state.of_manifest(every, release.manifests[0])
+            if state.is_ready(live, every):
                 if (why := state.ignored(live)) is not None:
                     raise SpecError(why)
                 return [pod for pod in pods if state.pod_ready(pod)]
             if (error := watch.error(pods, time.time())) is not None:
-                if isinstance(error, DeploymentError) and (said := problem(pods)):
-                    raise DeploymentError(f"{error} A server says: {said}")
+                if isinstance(error, DeploymentError):
+                    if said := problem(pods):
+                        raise DeploymentError(f"{error} A server says: {said}")
+                    if said := state.complaint(live):
+                        raise DeploymentError(f"{error} KServe says: {said}")
                 raise error
             if (progress := state.progress(pods)) != logged:
                 logged = progress

@@ -15,21 +15,78 @@ from airflow_mlops.core.errors import DeploymentError, MLOpsError
 
 # Number of restarts after which a container is considered failed.
 _RESTARTS = 3
+# The label of a pod with the name of its Knative revision.
+_REVISION = "serving.knative.dev/revision"
+# Phases of pods that do not run any more, for example because they were evicted.
+_ENDED = ("Failed", "Succeeded")
+_ALL = 100
+# Largest number of characters of a message of KServe.
+_LONGEST = 300
 
 
-def is_ready(live: Json) -> bool:
-    """Return whether all pods are ready, and run the current manifest of the object that runs the servers."""
+def is_ready(live: Json, pods: Sequence[Json]) -> bool:
+    """Return whether all pods are ready, and run the current manifest of the object that runs the servers.
+
+    :param live: the object in the cluster
+    :param pods: all pods of the endpoint
+    """
+    if live.get("kind") == KSERVE:
+        return _kserve_is_ready(live, pods)
     status = live.get("status") or {}
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
         return False
-    if live.get("kind") == KSERVE:
-        predictor = (status.get("components") or {}).get("predictor") or {}
-        newest = predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision")
-        return newest and any(
-            item.get("type") == "Ready" and item.get("status") == "True" for item in status.get("conditions") or []
-        )
     wanted, updated = live["spec"].get("replicas", 1), status.get("updatedReplicas", 0)
     return bool(wanted <= updated == status.get("replicas", 0) <= status.get("availableReplicas", 0))
+
+
+def _kserve_is_ready(live: Json, pods: Sequence[Json]) -> bool:
+    """Return whether an InferenceService answers with its current manifest.
+
+    Its ``observedGeneration`` is that of the Knative Service or of the Deployment, so it cannot be compared with the
+    generation of the InferenceService. After a change, the condition ``Ready`` first describes the previous revision. The
+    pods therefore show whether the status describes the current manifest.
+    """
+    status = live.get("status") or {}
+    if not any(item.get("type") == "Ready" and item.get("status") == "True" for item in status.get("conditions") or []):
+        return False
+    new = of_manifest(pods, live)
+    ready = [pod for pod in new if pod_ready(pod)]
+    predictor = (status.get("components") or {}).get("predictor") or {}
+    if (newest := predictor.get("latestCreatedRevision")) is None:
+        # Without Knative, the Deployment replaces the pods one by one, and the condition stays True in the meantime.
+        wanted = live["spec"]["predictor"].get("minReplicas", 1)
+        old = [pod for pod in pods if pod not in new and (pod.get("status") or {}).get("phase") not in _ENDED]
+        return wanted <= len(ready) == len(new) and not old
+    revisions = {pod["metadata"]["labels"].get(_REVISION) for pod in ready}
+    return predictor.get("latestReadyRevision") == newest and newest in revisions and _is_split(live, predictor, newest)
+
+
+def _is_split(live: Json, predictor: Json, newest: str) -> bool:
+    """Return whether Knative splits the requests between the revisions as the manifest says.
+
+    :param predictor: status of the predictor
+    :param newest: name of the newest revision
+    """
+    traffic = predictor.get("traffic") or []
+    share = sum(item.get("percent") or 0 for item in traffic if item.get("revisionName") == newest)
+    wanted = live["spec"]["predictor"].get("canaryTrafficPercent")
+    if {item.get("revisionName") for item in traffic} == {newest}:
+        # Without a previous revision, a canary gets all requests.
+        return bool(share == _ALL)
+    return bool(share == (_ALL if wanted is None else wanted))
+
+
+def of_manifest(pods: Sequence[Json], manifest: Json) -> list[Json]:
+    """Return the pods that were made from a manifest of the object that runs the servers."""
+    wanted = template(manifest)
+    return [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(TEMPLATE) == wanted]
+
+
+def complaint(live: Json) -> str:
+    """Return why KServe says that an InferenceService is not ready; empty if it does not say."""
+    conditions = (live.get("status") or {}).get("conditions") or [] if live.get("kind") == KSERVE else []
+    said = (str(item.get("message") or "") for item in conditions if item.get("status") == "False")
+    return " ".join(next(filter(None, said), "").split())[:_LONGEST]
 
 
 def ignored(live: Json) -> str | None:

@@ -81,8 +81,11 @@ class RolloutTrigger(BaseTrigger):
         while True:
             if self.deadline is not None and time.time() >= self.deadline:
                 return "timeout"
-            live, pods = await self._read()
-            if live is None or state.is_ready(live) or watch.error(pods, time.time()):
+            live, every = await self._read()
+            if live is None or state.is_ready(live, every):
+                return "look"
+            pods = state.of_manifest(every, live)
+            if watch.error(pods, time.time()):
                 return "look"
             if (progress := state.progress(pods)) != logged:
                 logged = progress
@@ -91,7 +94,7 @@ class RolloutTrigger(BaseTrigger):
 
     @retry
     async def _read(self) -> tuple[Json | None, list[Json]]:
-        """Read the object and the pods of its current manifest. The returned object is ``None`` if it was deleted."""
+        """Read the object and all pods of the endpoint. The returned object is ``None`` if it was deleted."""
         async with AsyncKubernetesHook(conn_id=self.conn_id).get_conn() as connection:
             try:
                 live: Json = await self._get(connection)
@@ -99,7 +102,7 @@ class RolloutTrigger(BaseTrigger):
                 if error.status == 404:
                     return None, []
                 raise
-            selector = f"{manifests.INSTANCE}={self.name},{manifests.TEMPLATE}={state.template(live)}"
+            selector = f"{manifests.INSTANCE}={self.name}"
             found = await client.CoreV1Api(connection).list_namespaced_pod(self.namespace, label_selector=selector)
             pods = [connection.sanitize_for_serialization(pod) for pod in found.items]
             return live, [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]

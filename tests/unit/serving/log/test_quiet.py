@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import shutil
+import subprocess
 from datetime import datetime, timedelta, timezone
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from airflow_mlops.data.predictions.versions import latest_version, rows_by_vers
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import servers_folder
 from airflow_mlops.serving.log import spool as log
+from airflow_mlops.serving.log.process import Process, current
 from airflow_mlops.serving.log.quiet import why_not
 from airflow_mlops.serving.log.uptime import State, Uptime, lose_spool, records
 from airflow_mlops.serving.metrics import Metrics
@@ -44,8 +46,9 @@ def store(tmp_path):
 class Server:
     """The log of a server, whose clock is set by hand."""
 
-    def __init__(self, store, spool, monkeypatch, clock="02T12:00") -> None:
+    def __init__(self, store, spool, monkeypatch, clock="02T12:00", process=None) -> None:
         self.spool = log.PredictionSpool(store, "m", spool, "day", Metrics())
+        self.spool._uptime._process = process or current()
         self.monkeypatch = monkeypatch
         self.version = 1
         self.now = at(clock)
@@ -89,8 +92,8 @@ class Server:
 
 @pytest.fixture
 def start(store, tmp_path, monkeypatch):
-    def new(clock="02T12:00", spool="spool") -> Server:
-        return Server(store, tmp_path / spool, monkeypatch, clock)
+    def new(clock="02T12:00", spool="spool", process=None) -> Server:
+        return Server(store, tmp_path / spool, monkeypatch, clock, process)
 
     return new
 
@@ -196,8 +199,17 @@ def test_a_server_whose_spool_is_lost_is_reported_until_a_person_says_so(store, 
     assert days(store) == {"2026-03-05": 0}
 
 
-def test_a_server_with_a_new_spool_of_the_same_name_ends_the_record_of_the_lost_one(store, start, tmp_path):
-    one, beside = start(spool="one"), start("02T12:01", spool="one")
+def killed() -> Process:
+    """A process of this machine that has been killed."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process = current().model_copy(update={"pid": child.pid})
+        assert not process.has_ended()
+        child.kill()
+    return process
+
+
+def test_a_server_with_a_new_spool_ends_the_record_of_a_killed_process_with_the_lost_one(store, start, tmp_path):
+    one, beside = start(spool="one", process=killed()), start("02T12:01", spool="one", process=killed())
     one.go("03T08:00")
     beside.go("03T08:00")
     assert not any(record.ended for record in records(store, "m").values())
@@ -212,6 +224,52 @@ def test_a_server_with_a_new_spool_of_the_same_name_ends_the_record_of_the_lost_
     again.go("05T00:30")
     elsewhere.go("05T00:31")
     assert days(store) == {"2026-03-04": 0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"boot": "0"},
+        {"namespace": "pid:[1]"},
+        # The process still runs. Its folder is another one, for example because each service has its own /tmp.
+        {"pid": os.getpid()},
+        # A process of another user.
+        {"pid": 1},
+        # A record of an earlier release.
+        None,
+    ],
+)
+def test_a_server_on_another_machine_of_the_same_name_still_counts(store, start, tmp_path, caplog, other):
+    """A second server with the same name and folder starts while the first one cannot reach the store, and has rows."""
+    one = start(spool="one")
+    one.spool._uptime._process = killed().model_copy(update=other) if other is not None else None
+    one.spool._uptime._record = one.spool._uptime._record.model_copy(update={"process": one.spool._uptime._process})
+    one.spool._uptime.publish()
+    one.go("03T08:00")
+    one.ask(5)
+    # The folder of this name is another one on the other machine.
+    there = tmp_path / "there"
+    shutil.move(tmp_path / "one", there)
+    second = start("03T08:01", spool="one")
+    second.go("05T01:00")
+    assert days(store) == {}
+    (name,) = (name for name, record in records(store, "m").items() if record.since.hour == 12)
+    assert any(f"--lost {name}" in record.getMessage() for record in caplog.records)
+    # The first server reaches the store again.
+    for path in there.iterdir():
+        shutil.move(path, tmp_path / "one")
+    one.go("05T01:01")
+    one.cycle()
+    second.cycle()
+    assert days(store) == {"2026-03-03": 2, "2026-03-04": 0}
+
+
+def test_a_running_server_that_was_reported_as_lost_opens_its_record_again(store, start):
+    server = start()
+    ((name, record),) = records(store, "m").items()
+    lose_spool(store, "m", name, record, datetime.fromtimestamp(server.now, timezone.utc))
+    server.go("03T00:30")
+    assert not records(store, "m")[name].ended
 
 
 def test_the_record_of_a_lost_spool_is_kept_as_long_as_its_windows():

@@ -18,8 +18,10 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.overview import index
 from airflow_mlops.serving.layout import online_folder, window_at
+from airflow_mlops.serving.log import mark
 from airflow_mlops.serving.log import spool as log
 from airflow_mlops.serving.log.claim import claim
+from airflow_mlops.serving.log.mark import require_mark
 from airflow_mlops.serving.log.merge import merge
 from airflow_mlops.serving.log.uptime import State
 from airflow_mlops.serving.metrics import Metrics
@@ -99,6 +101,40 @@ def test_an_unavailable_store_loses_and_duplicates_no_rows(store, tmp_path):
     second.start()
     second.stop()
     assert logged(store) == [("id-1", 0), ("id-1", 1), ("id-2", 0), ("id-2", 1)]
+
+
+def test_predictions_are_not_written_to_another_store_than_before(store, tmp_path, caplog):
+    """The folder of a file system that is not mounted is empty, and another one may be mounted in its place."""
+    mounted, away, folder, new = (tmp_path / name for name in ("store", "away", "spool", "new"))
+    new.mkdir()
+
+    def run(number: int) -> int:
+        made = log.PredictionSpool(store, "m", folder, "hour", Metrics(), claim=lambda: claim(folder, "m", store.url))
+        made.add(answer(number))
+        made.start()
+        made.stop()
+        made._claimed.close()
+        return len(list(folder.glob("*.arrows")))
+
+    assert run(1) == 0
+    mounted.rename(away)
+    mounted.mkdir()
+    assert run(2) == 1
+    assert list(mounted.iterdir()) == []
+    assert "Predictions stay in the spool" in caplog.text
+    # A new spool takes the id of its store.
+    require_mark(store, "m", new)
+    assert run(3) == 2
+    (new / mark.FILE).unlink()
+    shutil.rmtree(mounted)
+    away.rename(mounted)
+    assert run(4) == 0
+    assert [request_id for request_id, row in logged(store) if not row] == ["id-1", "id-2", "id-3", "id-4"]
+    require_mark(store, "m", new)
+    assert (new / mark.FILE).read_text() == (folder / mark.FILE).read_text()
+    # Another model may take the spool, and takes the id of its own store.
+    claim(folder, "n", store.url).close()
+    assert not (folder / mark.FILE).exists()
 
 
 def test_rows_of_files_that_something_else_removed_are_counted_and_later_rows_are_logged(store, tmp_path):

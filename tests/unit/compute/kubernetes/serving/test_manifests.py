@@ -234,6 +234,17 @@ def test_knative_gets_only_fields_that_it_accepts():
     assert main["securityContext"]["allowPrivilegeEscalation"] is False
 
 
+def test_fields_of_the_security_context_that_only_pods_have_stay_there():
+    template = {
+        "spec": {"securityContext": {"fsGroup": 7, "runAsUser": 5}, "initContainers": [{"name": "a", "image": "i"}]}
+    }
+    predictor = kserve(template=template)["spec"]["predictor"]
+    assert predictor["securityContext"] == {"fsGroup": 7}
+    for container in (*predictor["containers"], *predictor["initContainers"]):
+        assert {"runAsNonRoot": True, "runAsUser": 5}.items() <= container["securityContext"].items()
+        assert "fsGroup" not in container["securityContext"]
+
+
 def test_the_canary_is_kserves_own():
     made = kserve(canary_percent=10)
     assert made["spec"]["predictor"]["canaryTrafficPercent"] == 10

@@ -87,7 +87,7 @@ class Cluster(test_restoring.Objects):
             self.servers[template] = Server(address, port, int(words[1].split('"')[0]))
             self.servers[template].score += self.wrong
         pod = test_state.pod(**status)
-        pod["metadata"]["labels"] = {TEMPLATE: template}
+        pod["metadata"]["labels"] = {TEMPLATE: template, "serving.knative.dev/revision": template}
         pod["status"]["podIP"] = self.servers[template].server_address[0]
         self.states[template] = pod
         if not status["ready"]:
@@ -97,12 +97,21 @@ class Cluster(test_restoring.Objects):
             count = live["spec"]["replicas"]
             found |= {"replicas": count, "updatedReplicas": count, "availableReplicas": count}
         else:
-            names = {"latestCreatedRevision": template, "latestReadyRevision": template} if self.serverless else {}
+            names: dict[str, Any] = {}
+            if self.serverless:
+                share = live["spec"]["predictor"].get("canaryTrafficPercent", 100) if len(self.states) > 1 else 100
+                others = [{"revisionName": name, "percent": 100 - share} for name in self.states if name != template]
+                traffic = [{"revisionName": template, "percent": share}, *others[:1]]
+                names = {"latestCreatedRevision": template, "latestReadyRevision": template, "traffic": traffic}
+            else:
+                self.states = {template: pod}
+            # This is the generation of the Knative Service or of the Deployment, whose controllers change it, too.
+            found["observedGeneration"] = 1
             found |= {"components": {"predictor": names}, "conditions": [{"type": "Ready", "status": "True"}]}
         live["status"] = found
 
-    def pods(self, template: str | None = None) -> list[Any]:
-        return [pod for name, pod in self.states.items() if template in (None, name)]
+    def pods(self) -> list[Any]:
+        return [*self.states.values()]
 
     def __str__(self) -> str:
         return "serving/late"
@@ -167,6 +176,27 @@ def test_a_canary_that_kserve_ignores_is_withdrawn(cluster, monkeypatch):
         deploy(cluster, monkeypatch, 2, KServe, canary_percent=10)
     assert "v1 was restored, and it answers" in str(caught.value)
     assert "canaryTrafficPercent" not in cluster.found["InferenceService", "late"]["spec"]["predictor"]
+
+
+def test_the_error_of_a_late_inference_service_has_the_reason_of_kserve(cluster, monkeypatch):
+    watch, get = state.Watch, cluster.get
+    monkeypatch.setattr(state, "Watch", lambda since, limit, patience=0: watch(since, 0.05, patience))
+
+    def refused(manifest: Any) -> Any:
+        found = get(manifest)
+        refusal = {
+            "type": "PredictorReady",
+            "status": "False",
+            "message": "admission webhook:\n must not set the field(s)",
+        }
+        return found and (
+            found | {"status": {"conditions": [refusal]}} if found["kind"] == "InferenceService" else found
+        )
+
+    monkeypatch.setattr(cluster, "get", refused)
+    cluster.starts = [{"ready": False}]
+    with pytest.raises(DeploymentError, match=r"KServe says: admission webhook: must not set the field\(s\)"):
+        deploy(cluster, monkeypatch, 1, KServe)
 
 
 @pytest.mark.parametrize("kind", [Deployment, KServe])

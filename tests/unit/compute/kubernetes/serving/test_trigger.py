@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.compute.kubernetes.serving.test_state import DONE, pod
 
-LIVE = {"metadata": {"generation": 3}, "spec": {"replicas": 2}, "status": {}}
+TEMPLATE = {"metadata": {"labels": {"airflow-mlops/template": "t"}}}
+LIVE = {"metadata": {"generation": 3}, "spec": {"replicas": 2, "template": TEMPLATE}, "status": {}}
 READY = {**LIVE, "status": DONE}
 
 

@@ -271,6 +271,8 @@ def files_in_a_folder(mlflow_server: str) -> Iterator[None]:
     """
     from mlflow import MlflowClient
 
+    from tests.support import candidates
+
     create = MlflowClient.create_experiment
 
     def create_with_folder(
@@ -293,6 +295,8 @@ def files_in_a_folder(mlflow_server: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowClient, "create_experiment", create_with_folder)
         patch.setattr(MlflowClient, "create_run", create_run_in_folder)
+        # A module whose files are on the server may have created the experiment.
+        patch.setattr(candidates, "EXPERIMENT", f"tests {uuid.uuid4().hex}")
         yield
 
 

@@ -16,6 +16,8 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 
 FEATURES = ("distance", "wind")
+# The MLflow experiment of the runs.
+EXPERIMENT = "tests"
 
 
 def held_out(task: Task = "binary", rows: int = 1_000, seed: int = 0) -> pa.Table:
@@ -117,8 +119,8 @@ def register(
     (folder / "mlops" / "contract.json").write_text(contract.model_dump_json())
     (folder / "model.onnx").write_bytes(linear(task, features, weights))
     (folder / "MLmodel").write_text(json.dumps({"flavors": {"onnx": {"data": "model.onnx"}}, "artifact_path": "model"}))
-    experiment = client.get_experiment_by_name("tests")
-    run = client.create_run(experiment.experiment_id if experiment else client.create_experiment("tests"))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    run = client.create_run(experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT))
     client.log_artifacts(run.info.run_id, str(folder), "model")
     client.set_tag(run.info.run_id, "mlops.code", "abc123")
     client.set_terminated(run.info.run_id)

@@ -7,7 +7,6 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
-# The files of the live Airflow that run before those on the cluster in any case.
+# The files of the live Airflow that run before those on the cluster, while the image of the pods is perhaps not built
+# yet.
 LIVE_FIRST = ("test_live_airflow.py", "test_live_approval.py")
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
@@ -121,18 +121,6 @@ def image_is_being_built() -> bool:
     return Path(os.environ.get("MLOPS_TEST_IMAGE_BUILD", "/none")).exists()
 
 
-@cache
-def image_comes_late() -> bool:
-    """Whether the image of the pods was still being built when the workers started. It then takes minutes more."""
-    return image_is_being_built()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: WorkerController) -> None:
-    """Tell all workers the same, because they must collect the tests in the same order."""
-    node.workerinput["image_comes_late"] = image_comes_late()
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     # The schedulers of xdist cannot be used: `loadfile` would run several files on the cluster at once, and `loadgroup`
@@ -169,21 +157,20 @@ def pytest_collection_in_turn() -> Generator[None, object, object]:
     return (yield)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put slow groups first: no worker should begin a slow group when the other workers have nothing left to do.
 
     Groups that need neither MLflow nor Airflow's database are taken from the end, so slow groups among them come last.
     """
-    late = getattr(config, "workerinput", {}).get("image_comes_late", False)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     services = {item.path for item in items if {"mlflow_server", "airflow_db"} & set(getattr(item, "fixturenames", ()))}
 
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
         if "live" in parts:
-            # The cluster uses a fifth of a core, so it is stopped after its last test. While the image is built, the live
-            # Airflow would wait for minutes, so its files without pods come first.
-            return 2 if parts[0] == "kubernetes" else 1 if late or parts[-1] in LIVE_FIRST else 3
+            # The cluster uses a fifth of a core, so it is stopped after its last test. That costs more than a live Airflow
+            # that waits for the image of the pods.
+            return 2 if parts[0] == "kubernetes" else 1 if parts[-1] in LIVE_FIRST else 3
         if parts[0] == "kubernetes":
             return 0
         if item.path in services:

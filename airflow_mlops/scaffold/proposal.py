@@ -218,11 +218,8 @@ def _whole_classes(label: Column) -> list[str]:
         whole = pc.cast(as_numbers(label.values.drop_null()), pa.int64())
     except pa.ArrowInvalid:
         return []
-    return (
-        []
-        if infer_task(LabelValues.of([whole], whole.type, None)) == "regression"
-        else [str(value) for value in sorted(whole.unique().to_pylist())]
-    )
+    task = infer_task(LabelValues.of([whole], whole.type, None))
+    return [] if task == "regression" else [str(value) for value in sorted(whole.unique().to_pylist())]
 
 
 def _every(length: timedelta, rows: int) -> Every:

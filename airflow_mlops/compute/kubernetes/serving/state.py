@@ -163,7 +163,7 @@ class Watch:
                 return failures.failure(pod, main_container(pod), [], "")
         what = progress(pods) if pods else "there are no new pods"
         return DeploymentError(
-            f"The endpoint was not ready within {self.limit:g} s, which are schedule_timeout= and startup_timeout= of its "
+            f"The endpoint was not ready within {self.limit:g} s, the sum of schedule_timeout= and startup_timeout= of its "
             f"Pod(...): {what}."
         )
 

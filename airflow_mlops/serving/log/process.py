@@ -17,7 +17,7 @@ _BOOT, _NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), "/proc/self/ns/pid"
 class Process(Model):
     """A process of a machine.
 
-    :param boot: random id that the kernel has chosen when it started
+    :param boot: random id that the kernel chose when the machine was started
     :param namespace: PID namespace of the process, such as ``pid:[4026531836]``
     :param pid: PID of the process in this namespace
     """

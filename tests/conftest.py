@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
-# The files of tests with the live Airflow that run before those on the cluster, because the image of the pods may not be
-# built yet.
+# The files of the live Airflow that run before those on the cluster, while the image of the pods is perhaps not built
+# yet.
 LIVE_FIRST = ("test_live_airflow.py", "test_live_approval.py")
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
@@ -131,7 +131,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect tests without garbage collection, which took a seventh of the CPU time. Nearly all objects stay in use."""
+    """Collect without a search for garbage: nearly all objects stay, and the searches took a seventh of the CPU time."""
     gc.disable()
     try:
         return (yield)
@@ -168,8 +168,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
         if "live" in parts:
-            # The cluster uses a fifth of a core, so its tests run early, and it is stopped after the last of them. This
-            # saves more CPU time than a live Airflow costs that waits for the image of the pods.
+            # The cluster uses a fifth of a core, so it is stopped after its last test. That costs more than a live Airflow
+            # that waits for the image of the pods.
             return 2 if parts[0] == "kubernetes" else 1 if parts[-1] in LIVE_FIRST else 3
         if parts[0] == "kubernetes":
             return 0
@@ -181,7 +181,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the objects that exist after the collection of tests from garbage collection, because most stay until the end."""
+    """Exclude the objects that the collection has imported from the search for garbage, because they stay until the process ends."""
     gc.freeze()
 
 
@@ -195,7 +195,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """End the live Airflow even if the tests were interrupted. The temporary files of tests that failed stay until the next run."""
     shared_airflow.stop()
-    # At its end, pytest runs the garbage collection five times.
+    # Five times at the end, pytest searches all objects for garbage.
     gc.freeze()
     if exitstatus == pytest.ExitCode.OK:
         # The processes of xdist end after this.

@@ -91,7 +91,7 @@ def rows(seed: int, count: int = 40) -> list[dict[str, Any]]:
         "m": [0, 2, 20],
         "x": [0.5, 0.25, 7.5, None],
         "price": [Decimal("1.10"), Decimal("2.50"), Decimal("2.51"), None],
-        "s": ["a", "A", "B", "10%", "it's", "x:y", "", None],
+        "s": ["a", "A", "B", "10%", "it's", "x:y", "éé", "", None],
         "d": [T0.date() + timedelta(days=day) for day in range(6)] + [None],
         "at": [*instants, instants[8] + timedelta(microseconds=1), None],
     }

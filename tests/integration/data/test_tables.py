@@ -60,6 +60,7 @@ def database(request, tmp_path, monkeypatch):
         server.execute(
             "DROP SCHEMA IF EXISTS bi CASCADE", "CREATE SCHEMA bi AUTHORIZATION ingest",
             "ALTER ROLE ingest SET search_path = bi", "ALTER ROLE ingest SET timezone = 'America/New_York'",
+            "ALTER ROLE ingest SET default_transaction_isolation = 'repeatable read'",
         )  # fmt: skip
         found = Database("postgresql", ConnectionInfo.of("bi", **server.connection()))
         if request.param != "postgres":

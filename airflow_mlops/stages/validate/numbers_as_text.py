@@ -30,6 +30,6 @@ def with_whole_numbers(facts: Mapping[str, ColumnFacts], suite: ExpectationSuite
     :param facts: the facts of all rows, by name of the column
     """
     # Great Expectations ignores the letter case of names.
-    found = (one.column for one in suite.expectations if one.expectation_type in _ABOUT_TEXT)
+    found = (getattr(one, "column", None) for one in suite.expectations if one.expectation_type in _ABOUT_TEXT)
     as_text = {column.casefold() for column in found if isinstance(column, str)}
     return {name: replace(fact, is_exact=False) if name.casefold() in as_text else fact for name, fact in facts.items()}

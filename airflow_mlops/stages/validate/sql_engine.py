@@ -71,7 +71,7 @@ def _give_one_type(arguments: MutableMapping[str, Any]) -> None:
     values = arguments.get("value_set")
     if not isinstance(values, (list, set, tuple)):
         return
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    numbers: list[Any] = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if any(isinstance(value, float) for value in numbers):
         is_exact = all(isinstance(value, float) or float(value) == value for value in numbers)
         numbers = [float(value) if is_exact else Decimal(repr(value)) for value in numbers]

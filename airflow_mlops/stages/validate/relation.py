@@ -131,7 +131,9 @@ class Columns:
         found: dict[str, Kind] = dict.fromkeys(self.times or (), "times")
         for name, code in self._codes.items():
             kind = self._declared.get(name)
-            if code in numbers or isinstance(kind, (sa.Integer, sa.Numeric, sa.Float)):
+            # SQLAlchemy gives a column of SQLite that was declared as STRING the type NUMERIC without a scale.
+            is_decimal = isinstance(kind, sa.Numeric) and getattr(kind, "scale", None) is not None
+            if code in numbers or is_decimal or isinstance(kind, (sa.Integer, sa.Float)):
                 found[name] = "numbers"
             elif code in texts or isinstance(kind, sa.String):
                 found[name] = "text"

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.spool import BATCH_ROWS
-from airflow_mlops.data.types import decimal_text, is_binary
+from airflow_mlops.data.types import decimal_text, double_text, is_binary
 
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets import Dataset
@@ -151,4 +151,6 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = column.cast(kind.value_type)
     elif pa.types.is_decimal(kind):
         return decimal_text(column)
+    elif pa.types.is_floating(kind):
+        return double_text(column)
     return column.cast(pa.string())

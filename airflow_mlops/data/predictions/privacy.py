@@ -57,7 +57,7 @@ class Pseudonymizer:
         return hmac.digest(self._key, text.encode(), hashlib.sha256).hex()
 
     def hash_column(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """Hash each value of a column to 64 hexadecimal digits. Nulls stay null.
+        """Hash each value of a column to 64 hexadecimal digits. Nulls stay null, and NaN becomes null.
 
         Numbers, booleans, dates and times are converted to text first, so equal values of an int32 and an int64 column
         have the same hash.
@@ -81,10 +81,9 @@ def _text(column: pa.Array) -> pa.Array:
         elif pa.types.is_decimal(kind):
             column = decimal_text(column)
         elif pa.types.is_floating(kind):
-            # Equal integers and floats must have the same text, so 1.0 is written as 1.
-            whole = [
-                None if v is None else int(v) if v.is_integer() else v for v in column.cast(pa.float64()).to_pylist()
-            ]
+            # Equal integers and floats must have the same text, so 1.0 is written as 1. NaN is a missing value.
+            found = column.cast(pa.float64()).to_pylist()
+            whole = [None if v is None or v != v else int(v) if v.is_integer() else v for v in found]
             column = pa.array([None if v is None else str(v) for v in whole], pa.string())
         return column.cast(pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):

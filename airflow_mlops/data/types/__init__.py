@@ -27,6 +27,7 @@ from airflow_mlops.data.types.numbers import (
     as_numbers,
     decimal_text,
     decimals_of_text,
+    double_text,
     doubles_of_text,
     exact_decimal,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "conformed",
     "decimal_text",
     "decimals_of_text",
+    "double_text",
     "doubles_of_text",
     "exact_decimal",
     "find_type",

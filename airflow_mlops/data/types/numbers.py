@@ -145,7 +145,24 @@ def as_doubles(values: Any) -> Any:
 
 def decimal_text(values: Any) -> Any:
     """Convert decimals to text without trailing zeros, so that equal decimals have the same text at any scale."""
-    return without_final_zeros(pc.cast(values, pa.string()))
+    # Arrow writes decimals below 0.000001 with an exponent that depends on the scale: 0 is 0E-10 with ten decimals.
+    text = pc.replace_substring_regex(pc.cast(values, pa.string()), r"^-?0E[+-]\d+$", "0")
+    if pc.any(pc.match_substring(text, "E")).as_py():
+        found = pc.unique(text.filter(pc.match_substring(text, "E")))
+        plain = pa.array([f"{Decimal(value):f}" for value in found.to_pylist()], pa.string())
+        text = pc.coalesce(plain.take(pc.index_in(text, value_set=found)), text)
+    return without_final_zeros(text)
+
+
+def double_text(values: Any) -> Any:
+    """Convert floating-point numbers to text. A whole number of up to 64 bits has the text of the equal integer.
+
+    Arrow would write whole numbers from 10,000,000,000 on with an exponent, such as 1e+10, and -0.0 as -0.
+    """
+    values = pc.cast(values, pa.float64())
+    is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
+    whole = pc.cast(pc.if_else(is_whole, values, None), pa.int64())
+    return pc.coalesce(pc.cast(whole, pa.string()), pc.cast(values, pa.string()))
 
 
 def without_final_zeros(text: Any) -> Any:

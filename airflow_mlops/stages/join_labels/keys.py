@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.carried import carried_type
 from airflow_mlops.data.moments import is_text
-from airflow_mlops.data.types import as_doubles, common_type, decimal_text
+from airflow_mlops.data.types import as_doubles, common_type, decimal_text, double_text
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _BOOLEAN = r"^(true|false)$"
@@ -165,12 +165,12 @@ def _form(kind: pa.DataType) -> str | None:
 
 
 def _as_text(column: Any, decimal: bool) -> Any:
-    """Convert a column to text. -0 becomes 0.
+    """Convert a column to text. -0 becomes 0, and whole numbers have the text of integers.
 
     :param decimal: whether to remove trailing zeros after the decimal point
     """
     if pa.types.is_floating(column.type):
-        column = _as_doubles(column)
+        column = double_text(_as_doubles(column))
     # Numbers are converted to text, and not text to numbers, because the texts 7 and 007 are different keys.
     return decimal_text(column) if decimal else pc.cast(column, pa.string())
 

@@ -26,6 +26,7 @@ from airflow_mlops.stages.validate import duplicates, sent_expectations
 from airflow_mlops.stages.validate.checkpoint import Session
 from airflow_mlops.stages.validate.frequencies import count_all, values_of
 from airflow_mlops.stages.validate.merged import Merged
+from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
 
@@ -83,7 +84,8 @@ def run_in_batches(
     if divided is not None:
         sent = {number: one for number, one in describe(streamed, rows.schema).items() if divided.takes(one)}
     here = [one for number, one in streamed.items() if number not in sent]
-    session, facts = Session(suite, name, site), (divided or rows).facts()
+    facts = with_whole_numbers((divided or rows).facts(), suite)
+    session = Session(suite, name, site)
     merged = {number: Merged() for number in streamed}
     identifier, found = None, None
     for first, table in rows.batches():

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
 from airflow_mlops.core.isolation import without
-from airflow_mlops.data.frames import as_frame
+from airflow_mlops.data.frames import ColumnFacts, as_frame
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.frequencies import count_all
+from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.pages import index_page, self_contained
 from airflow_mlops.stages.validate.spec import ExpectationOutcome
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
@@ -179,7 +180,8 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
     session = Session(with_time_bounds(suite, table), name, site)
-    frame = as_frame(with_timestamps(table))
+    facts = {name: ColumnFacts().with_values(table[name]) for name in table.column_names}
+    frame = as_frame(with_timestamps(table), with_whole_numbers(facts, suite))
     identifier, found = session.run(frame)
     for result in found.results:
         count_all(result, frame)

@@ -11,6 +11,7 @@ from airflow_mlops.core.errors import MLOpsError, SourceError, SpecError
 from airflow_mlops.data.databases.connections import check_type, create_engine, driver_message
 from airflow_mlops.data.databases.failures import is_final
 from airflow_mlops.data.databases.sessions import MYSQL_SETTINGS, NOTICE_LOST_CLIENT, POSTGRES_SETTINGS, cancellation
+from airflow_mlops.stages.validate.mysql_lengths import count_characters
 from airflow_mlops.stages.validate.sqlite_times import write_times_as_text
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Database:
         self._is_cancelled = False
         if self.dialect == "sqlite":
             write_times_as_text(self.engine)
+        if self.dialect == "mysql":
+            count_characters(self.engine)
         self._keep_transaction()
         self._record_failures()
 

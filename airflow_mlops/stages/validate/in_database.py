@@ -17,6 +17,7 @@ from airflow_mlops.stages.validate import checkpoint
 from airflow_mlops.stages.validate.checkpoint import listed
 from airflow_mlops.stages.validate.database import Database
 from airflow_mlops.stages.validate.failing_rows import quarantine
+from airflow_mlops.stages.validate.implicit_conversions import require_same_kinds
 from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.relation import Columns, Relation
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
@@ -24,7 +25,6 @@ from airflow_mlops.stages.validate.sqlite_times import require_comparable
 from airflow_mlops.stages.validate.suites import load_suite
 from airflow_mlops.stages.validate.times import time_bounded_column, with_bounds
 from airflow_mlops.stages.validate.validation import Validation, about_rows
-from airflow_mlops.stages.validate.value_sets import require_comparable_values
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -120,8 +120,7 @@ def _run_suite(
         with _database_errors(relation.database), relation.database.connect() as connection:
             names = [name for name in dict.fromkeys(compared) if name in times]
             require_comparable(connection, relation.rows(), names)
-    if relation.database.dialect == "mysql":
-        require_comparable_values(suite, columns.codes)
+    require_same_kinds(suite, columns.kinds)
     suite = with_bounds(suite, times)
     engine = RelationEngine(relation, columns.names)
     with tempfile.TemporaryDirectory() as site:

@@ -11,6 +11,7 @@ from airflow_mlops.core.errors import SchemaError, named
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.databases.bounds import as_literal, bind_placeholders
 from airflow_mlops.stages.validate.database import Database
+from airflow_mlops.stages.validate.implicit_conversions import Kind
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -63,7 +64,7 @@ class Relation:
             result = connection.execute(query)
             description = list(result.cursor.description) if result.cursor is not None else []
             result.close()
-            columns = Columns(description, self.database.dialect, self._declared_times(connection))
+            columns = Columns(description, self.database.dialect, self._declared_types(connection))
         # SQLite renames the second of two columns NAME to NAME:1.
         is_sqlite = self.database.dialect == "sqlite"
         names = [re.sub(r":\d+$", "", name) if is_sqlite else name for name in columns.names]
@@ -74,8 +75,8 @@ class Relation:
             )
         return columns
 
-    def _declared_times(self, connection: sa.Connection) -> dict[str, bool] | None:
-        """Return which columns of a table contain dates or times, and whether their type has a time zone.
+    def _declared_types(self, connection: sa.Connection) -> dict[str, Any] | None:
+        """Return the declared types of the columns of a table, if the description of the columns does not contain them.
 
         :return: ``None`` for a query, whose types are not declared
         """
@@ -84,11 +85,7 @@ class Relation:
         if self.table is None or self.database.dialect in Columns.TIMES:
             return None
         found = sa.inspect(connection).get_columns(self.table.name, self.table.schema)
-        return {
-            column["name"]: bool(getattr(column["type"], "timezone", False))
-            for column in found
-            if isinstance(column["type"], (sa.Date, sa.DateTime))
-        }
+        return {column["name"]: column["type"] for column in found}
 
 
 class Columns:
@@ -96,8 +93,7 @@ class Columns:
 
     :param description: description of the columns, as in PEP 249
     :param dialect: name of the SQLAlchemy dialect
-    :param declared: names of the columns with dates or times, and whether their type has a time zone; ``None`` if this
-        is not known
+    :param declared: SQLAlchemy's types of the columns; ``None`` if they are not known, or if ``description`` has them
     """
 
     # Type codes of dates and timestamps, and whether the type has a time zone.
@@ -105,16 +101,43 @@ class Columns:
         "postgresql": {1082: False, 1114: False, 1184: True},
         "mysql": {7: False, 10: False, 12: False},
     }
+    # Type codes of numbers and of text.
+    _NUMBERS: Mapping[str, frozenset[int]] = {
+        "postgresql": frozenset({20, 21, 23, 700, 701, 1700}),
+        "mysql": frozenset({0, 1, 2, 3, 4, 5, 8, 9, 13, 246}),
+    }
+    _TEXTS: Mapping[str, frozenset[int]] = {
+        "postgresql": frozenset({19, 25, 1042, 1043}),
+        "mysql": frozenset({15, 247, 248, 249, 250, 251, 252, 253, 254}),
+    }
 
     def __init__(
-        self, description: Sequence[Sequence[Any]], dialect: str, declared: Mapping[str, bool] | None = None
+        self, description: Sequence[Sequence[Any]], dialect: str, declared: Mapping[str, Any] | None = None
     ) -> None:
         self.names = [str(column[0]) for column in description]
-        self.codes = {str(column[0]): column[1] for column in description}
+        self._codes = {str(column[0]): column[1] for column in description}
+        self._dialect, self._declared = dialect, declared or {}
         codes = self.TIMES.get(dialect)
-        self.times = declared
+        self.times = None if declared is None else _declared_times(declared)
         if codes is not None:
-            self.times = {str(name): codes[code] for name, code, *_ in description if code in codes}
+            self.times = {name: codes[code] for name, code in self._codes.items() if code in codes}
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Return the kind of each column, by its name. Columns of other or unknown types are left out."""
+        import sqlalchemy as sa
+
+        numbers, texts = (codes.get(self._dialect, frozenset()) for codes in (self._NUMBERS, self._TEXTS))
+        found: dict[str, Kind] = dict.fromkeys(self.times or (), "times")
+        for name, code in self._codes.items():
+            kind = self._declared.get(name)
+            # SQLAlchemy gives a column of SQLite that was declared as STRING the type NUMERIC without a scale.
+            is_decimal = isinstance(kind, sa.Numeric) and getattr(kind, "scale", None) is not None
+            if code in numbers or is_decimal or isinstance(kind, (sa.Integer, sa.Float)):
+                found[name] = "numbers"
+            elif code in texts or isinstance(kind, sa.String):
+                found[name] = "text"
+        return found
 
     def time_bounds(self, compared: Sequence[str]) -> dict[str, Callable[[datetime], Any]]:
         """Return how a bound is compared with the values of each column of dates or times.
@@ -125,6 +148,17 @@ class Columns:
         if self.times is not None:
             return {name: _aware if has_zone else _naive for name, has_zone in self.times.items()}
         return dict.fromkeys(compared, _naive)
+
+
+def _declared_times(declared: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the columns of dates or times, and whether their type has a time zone."""
+    import sqlalchemy as sa
+
+    return {
+        name: bool(getattr(kind, "timezone", False))
+        for name, kind in declared.items()
+        if isinstance(kind, (sa.Date, sa.DateTime))
+    }
 
 
 def _aware(instant: datetime) -> datetime:

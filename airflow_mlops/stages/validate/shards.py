@@ -38,6 +38,7 @@ from airflow_mlops.stages.shards import require_intact
 from airflow_mlops.stages.validate import batches, checkpoint, divided, one_part
 from airflow_mlops.stages.validate.divided import DividedRows
 from airflow_mlops.stages.validate.merged import is_met
+from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.parts import Part, pack
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ValidateSpec
@@ -92,6 +93,7 @@ def check(shard: Round, rows: Rows, suite: ExpectationSuite, *, write: bool) -> 
     known = [_facts(shard, rows, number) for number in _with_batches(rows, shard.shards, shard.shard)]
     facts = divided.merged(rows, (item for _, item in known))
     counts, _ = known[0]
+    facts = with_whole_numbers(facts, suite)
     suite = with_time_bounds(suite, rows.schema.empty_table())
     streamed = batches.about_single_rows(suite)
     sent = batches.describe(streamed, rows.schema)

@@ -60,6 +60,25 @@ def _restore_integers(arguments: MutableMapping[str, Any], end: float) -> None:
             arguments[name] = int(value)
 
 
+def _give_one_type(arguments: MutableMapping[str, Any]) -> None:
+    """Convert the numbers of a list of values to one type, that of the widest number first.
+
+    SQLAlchemy derives the type of all values from the first one. In PostgreSQL with the driver psycopg, 2.5 after 1 would
+    become the integer 2, and a large integer after a small one would be out of range.
+
+    :param arguments: arguments of an expectation
+    """
+    values = arguments.get("value_set")
+    if not isinstance(values, (list, set, tuple)):
+        return
+    numbers: list[Any] = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if any(isinstance(value, float) for value in numbers):
+        is_exact = all(isinstance(value, float) or float(value) == value for value in numbers)
+        numbers = [float(value) if is_exact else Decimal(repr(value)) for value in numbers]
+    others = [value for value in values if isinstance(value, bool) or not isinstance(value, (int, float))]
+    arguments["value_set"] = [*sorted(numbers, key=abs, reverse=True), *others]
+
+
 class RelationEngine(SqlAlchemyExecutionEngine):
     """An execution engine whose only data is a table or query.
 
@@ -95,6 +114,7 @@ class RelationEngine(SqlAlchemyExecutionEngine):
         is_sqlite = self.engine.dialect.name == "sqlite"
         for metric in metrics_to_resolve:
             _restore_integers(metric.metric_value_kwargs, 2**63 if is_sqlite else math.inf)
+            _give_one_type(metric.metric_value_kwargs)
             if is_sqlite:
                 mark_bounds(metric.metric_value_kwargs)
         return super().resolve_metrics(metrics_to_resolve, *args, **kwargs)

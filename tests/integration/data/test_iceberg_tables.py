@@ -249,6 +249,16 @@ def test_without_pyiceberg_the_extra_is_named(monkeypatch):
         IcebergTable("a.b", "lake", {})
 
 
+def test_a_package_for_the_partitions_of_a_table_is_named(table, monkeypatch):
+    replace(table, [1])
+    with opened(table).update_spec() as partitions:
+        partitions.add_field("window_start", "day")
+    monkeypatch.setitem(__import__("sys").modules, "pyiceberg_core", None)
+    with pytest.raises(SpecError, match="pyiceberg.core"):
+        replace(table, [1, 2])
+    assert content(table) == [(4, "delays", 1, 1)]
+
+
 def test_properties_of_a_connection():
     def found(**parts):
         return properties(ConnectionInfo.of("lake", **{"conn_type": "iceberg", **parts}))

@@ -60,6 +60,7 @@ def database(request, tmp_path, monkeypatch):
         server.execute(
             "DROP SCHEMA IF EXISTS bi CASCADE", "CREATE SCHEMA bi AUTHORIZATION ingest",
             "ALTER ROLE ingest SET search_path = bi", "ALTER ROLE ingest SET timezone = 'America/New_York'",
+            "ALTER ROLE ingest SET default_transaction_isolation = 'repeatable read'",
         )  # fmt: skip
         found = Database("postgresql", ConnectionInfo.of("bi", **server.connection()))
         if request.param != "postgres":
@@ -209,6 +210,14 @@ def test_own_columns_of_the_user_stay_and_tables_that_do_not_fit_are_refused(dat
     made("strict", reason="VARCHAR(9) NOT NULL")
     with pytest.raises(TableError, match="has the column 'reason', which allows no null and has no default"):
         replace(database, [1], name="strict")
+    made("short", model="VARCHAR(6)")
+    if database.kind == "sqlite":
+        replace(database, [1], model="delays  ", name="short")
+        assert content(database, "short") == [("delays  ", 1, 1)]
+    else:
+        # The database would cut off the spaces.
+        with pytest.raises(TableError, match="'model' has more than 6 characters"):
+            replace(database, [1], model="delays  ", name="short")
     listed = pa.schema([("tags", pa.list_(pa.int64()))])
     with pytest.raises(TableError, match="cannot hold column 'tags', because the type list"):
         database.table("listed").replace(listed, {}, [])

@@ -169,6 +169,34 @@ def test_data_docs_count_all_unexpected_values_and_give_no_counts_of_a_sample(ba
     assert (shown["125"], shown["500"], shown["20"]) == (6, 2, 0)
 
 
+@pytest.mark.parametrize("batch_rows", [100, 2])
+def test_the_text_of_an_integer_does_not_depend_on_other_rows(batch_rows, context, tmp_path):
+    """In pandas, 7 becomes 7.0 if another value is null or the column has decimals."""
+    data = pa.table({
+        "whole": pa.array([12345, 10, None, 54321], pa.int64()),
+        "decimal": pa.array([12345, 10, 11111, 54321], pa.decimal128(10, 0)),
+    })  # fmt: skip
+    expectations = [
+        *(one("column_values_to_match_regex", column=name, regex="^[0-9]{5}$") for name in data.column_names),
+        *(one("column_values_to_not_match_regex", column=name.upper(), regex="^10$") for name in data.column_names),
+        *(one("column_value_lengths_to_equal", column=name, value=5) for name in data.column_names),
+        one("column_mean_to_be_between", column="whole", min_value=22_225, max_value=22_226),
+        one("column_values_to_be_between", column="whole", max_value=54_321.5),
+    ]  # fmt: skip
+    rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
+    suite = load_suite({"name": "s", "expectations": expectations})
+    if rows.fits:
+        results = run_suite(suite, data, "rows", tmp_path).results
+        failing = [unexpected_rows(result) for result in results]
+    else:
+        found, failing = run_in_batches(suite, rows, "rows", tmp_path)
+        results = found.results
+    by_kind = {True: [], False: []}
+    for result, failed in zip(results, failing, strict=True):
+        by_kind["between" in result.expectation_config.type].append((result.success, failed.tolist()))
+    assert by_kind == {True: [(True, [])] * 2, False: [(False, [1])] * 6}
+
+
 def test_the_written_datasets_are_the_same(context, monkeypatch):
     data = table(2, 20)
     reference = write(context, data)

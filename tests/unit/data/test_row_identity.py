@@ -67,3 +67,13 @@ def test_shared_rows_are_found_by_keys_of_bytes_that_are_not_all_utf8(tmp_path):
 
     first, second = training_set("first", [b"a", b"b", b"\xff"]), training_set("second", [b"a", b"c"])
     assert shared_rows(first, None, second, None) == shared_rows(second, None, first, None) == 1
+
+
+def test_equal_numbers_of_several_types_have_the_same_id():
+    keys = [
+        pa.array([12_345_678_901, 0, 7], pa.int64()),
+        pa.array([12_345_678_901.0, -0.0, 7.0], pa.float64()),
+        pa.array([12_345_678_901, 0, 7], pa.decimal128(38, 10)),
+    ]
+    ids = [row_ids(pa.table({"k": key}), ["k"]).tolist() for key in keys]
+    assert ids == [ids[0]] * 3

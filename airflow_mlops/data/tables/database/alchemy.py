@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import TableError, TableUnavailableError
 from airflow_mlops.data.databases.connections import create_engine
-from airflow_mlops.data.tables.database.base import COLUMNS, POSTGRES_LOCK, Found, Table
+from airflow_mlops.data.tables.database.base import COLUMNS, POSTGRES_ISOLATION, POSTGRES_LOCK, Found, Table
 from airflow_mlops.data.tables.parts import Part, part_hash
 
 _BATCH_ROWS = 5_000
@@ -93,6 +93,7 @@ class AlchemyTable(Table):
         target = sa.table(name, *columns.values(), schema=sa.quoted_name(self.schema, True) if self.schema else None)
         connection = self._connection
         if self.database == "postgresql":
+            connection.execute(sa.text(POSTGRES_ISOLATION))
             connection.execute(sa.text("SET TIME ZONE 'UTC'"))
             connection.execute(sa.text(POSTGRES_LOCK), {"name": self.quoted_name, "part": part_hash(part)})
         connection.execute(sa.delete(target).where(*(self._equals(columns[key], part[key]) for key in part)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import TableError, TableUnavailableError
 from airflow_mlops.data.databases.connections import driver_message
 from airflow_mlops.data.databases.failures import is_final
-from airflow_mlops.data.tables.database.column_types import fits, new_type, writable, writable_type
+from airflow_mlops.data.tables.database.column_types import fits, longest_text, new_type, writable, writable_type
 from airflow_mlops.data.tables.parts import Part, kept_errors
 
 # PostgreSQL locks a part of a table until the transaction ends, so other parts can be written at the same time. In
@@ -25,6 +25,9 @@ POSTGRES_LOCK = """
         hashtextextended(concat(CAST(to_regclass(CAST(:name AS text)) AS oid), ' ', CAST(:part AS text)), 0)
     )
 """
+# A role or a database may have another default. A task that has waited for the lock would then not see, and not delete, the
+# rows that another task has written in the meantime.
+POSTGRES_ISOLATION = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # Queries for the columns of a table: name, type and whether every insert must have a value. The result is empty if the
 # table does not exist.
 COLUMNS = {
@@ -113,7 +116,8 @@ class Table(ABC):
                 self._create(schema)
                 found = self._columns()
             self._check(schema, found)
-            return self._replace(schema, part, kept_errors(self._checked(batches), failed))
+            limits = {self._folded(column.name): longest_text(column.type) for column in found}
+            return self._replace(schema, part, kept_errors(self._checked(batches, limits), failed))
 
     @abstractmethod
     @contextmanager
@@ -165,10 +169,14 @@ class Table(ABC):
     @abstractmethod
     def _driver_errors(self) -> tuple[type[BaseException], ...]: ...
 
+    def _folded(self, name: str) -> str:
+        """Return the name of a column in the form in which the database compares names."""
+        return name if self.database == "postgresql" else name.casefold()
+
     def _check_names(self, schema: pa.Schema) -> None:
         seen: dict[str, str] = {}
         for field in schema:
-            folded = field.name if self.database == "postgresql" else field.name.casefold()
+            folded = self._folded(field.name)
             if folded in seen:
                 raise TableError(
                     f"{self.where} cannot have both the column {seen[folded]!r} and the column {field.name!r}, "
@@ -193,11 +201,10 @@ class Table(ABC):
                 raise
 
     def _check(self, schema: pa.Schema, found: list[Found]) -> None:
-        fold: Callable[[str], str] = str if self.database == "postgresql" else str.casefold
-        known = {fold(column.name): column for column in found}
+        known = {self._folded(column.name): column for column in found}
         for field in schema:
             wanted = new_type(field.type, self.database)
-            column = known.pop(fold(field.name), None)
+            column = known.pop(self._folded(field.name), None)
             if column is None:
                 raise TableError(f"{self.where} has no column {field.name!r}. Add it with the type {wanted}.")
             if not fits(field.type, column.type, self.database):
@@ -212,12 +219,24 @@ class Table(ABC):
                 "inserted. Give it a default."
             )
 
-    def _checked(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _checked(self, batches: Iterable[pa.RecordBatch], limits: Mapping[str, int | None]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             if self.database != "postgresql":
                 self._require_finite(batch)
+            # SQLite ignores the limits.
+            if self.database != "sqlite":
+                self._require_short(batch, limits)
             columns = [writable(column, self.database) for column in batch.columns]
             yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+    def _require_short(self, batch: pa.RecordBatch, limits: Mapping[str, int | None]) -> None:
+        for field, values in zip(batch.schema, batch.columns, strict=True):
+            limit = limits.get(self._folded(field.name)) if pa.types.is_string(field.type) else None
+            if limit is not None and (pc.max(pc.utf8_length(values)).as_py() or 0) > limit:
+                raise TableError(
+                    f"{self.where} was not changed, because a text of column {field.name!r} has more than {limit} characters, to "
+                    "which the table limits this column. Change its type to a longer text, or write to another table."
+                )
 
     def _require_finite(self, batch: pa.RecordBatch) -> None:
         """Refuse NaN and infinity. SQLite would store NaN as null, and MySQL has neither."""

@@ -93,7 +93,7 @@ def new_type(kind: pa.DataType, database: str) -> str | None:
 def fits(kind: pa.DataType, found: str, database: str) -> bool:
     """Return whether an existing database column can store every value of an Arrow type unchanged.
 
-    Text columns of limited length fit, because all databases refuse longer text.
+    Text columns of limited length fit, see :func:`longest_text`.
 
     :param kind: the Arrow type
     :param found: the type of the database column
@@ -106,6 +106,17 @@ def fits(kind: pa.DataType, found: str, database: str) -> bool:
     if matched is None or matched.groupdict().get("p") is None:
         return matched is not None
     return holds((int(matched["p"]), int(matched["s"])), _digits(kind))
+
+
+def longest_text(found: str) -> int | None:
+    """Return the number of characters to which a database column limits text; ``None`` if there is no limit.
+
+    Databases refuse longer text, but PostgreSQL and MySQL cut off spaces at its end without an error.
+
+    :param found: the type of the database column
+    """
+    matched = re.fullmatch(r"(?:character varying|varchar)\((\d+)\)", found.lower())
+    return int(matched[1]) if matched else None
 
 
 def _kind(kind: pa.DataType) -> str | None:

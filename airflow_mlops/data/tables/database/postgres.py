@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from airflow_mlops.data.databases.connections import postgres_uri
-from airflow_mlops.data.tables.database.base import COLUMNS, POSTGRES_LOCK, Found, Table
+from airflow_mlops.data.tables.database.base import COLUMNS, POSTGRES_ISOLATION, POSTGRES_LOCK, Found, Table
 from airflow_mlops.data.tables.parts import Part, part_hash
 
 
@@ -51,6 +51,7 @@ class PostgresTable(Table):
         conditions = " AND ".join(f"{self.quoted(name)} = ${place}" for place, name in enumerate(part, 1))
         reader = pa.RecordBatchReader.from_batches(schema, batches)
         with self._connection.cursor() as cursor:
+            cursor.execute(POSTGRES_ISOLATION)
             cursor.execute(
                 POSTGRES_LOCK.replace(":name", "$1").replace(":part", "$2"), [self.quoted_name, part_hash(part)]
             )

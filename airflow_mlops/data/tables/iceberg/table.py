@@ -74,6 +74,7 @@ class IcebergTable:
         :param part: columns and values that select the replaced rows. All rows of ``batches`` have these values
         :param batches: the new rows, which can be iterated several times
         :return: number of rows written
+        :raises SpecError: the catalog, or the partitions of the table, need a package that is not installed
         :raises TableError: the table cannot hold the rows, or rejects them
         :raises TableUnavailableError: the catalog or the table cannot be reached, or every commit conflicted with
             another one
@@ -194,6 +195,7 @@ class IcebergTable:
 
         :param failed: the exception that was raised while the rows were read, if any. This exception is raised
             unchanged
+        :raises SpecError: PyIceberg needs a package that is not installed
         :raises TableError: the table rejected the rows, or has a feature that PyIceberg does not support
         :raises TableUnavailableError: the catalog or the table cannot be reached, or was changed by others during every
             attempt
@@ -220,10 +222,13 @@ class IcebergTable:
                     f"{self.where} was changed by others during each of {ATTEMPTS} attempts to write it: {message}. A "
                     "retry writes all rows again. Let fewer tasks write to it at the same time."
                 ) from None
+            if isinstance(error, NotInstalledError):
+                raise SpecError(
+                    f"{self.where} cannot be written, because PyIceberg needs a package for it that is not installed where the step "
+                    f"runs: {message}. Install it there."
+                ) from None
             # A gateway between the step and the catalog may answer with a page instead of JSON.
-            final = isinstance(
-                error, (NotImplementedError, ValueError, ForbiddenError, UnauthorizedError, NotInstalledError)
-            )
+            final = isinstance(error, (NotImplementedError, ValueError, ForbiddenError, UnauthorizedError))
             if final and not isinstance(error, (JSONDecodeError, ValidationError)):
                 raise TableError(
                     f"{self.where} was not changed, because it rejected the rows: {message}. Correct the table, the connection or "

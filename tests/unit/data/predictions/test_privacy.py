@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from datetime import date, datetime, timezone
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -48,6 +49,15 @@ def test_hashes_are_equal_if_and_only_if_values_are(values):
     assert [value is None for value in values] == [value is None for value in hashes]
     assert len(set(hashes)) == len(set(values))
     assert dict(zip(values, hashes, strict=True)) == {value: hashes[values.index(value)] for value in values}
+
+
+def test_a_missing_number_has_no_hash_and_no_scale_changes_the_hash_of_a_decimal():
+    numbers = HASHED.hash_column(pa.array([float("nan"), None, 0.0, 2.5e-08], pa.float64())).to_pylist()
+    assert numbers[:2] == [None, None]
+    for scale in (8, 10):
+        decimals = pa.array([None, Decimal(0), Decimal("-0.0000001")], pa.decimal128(38, scale))
+        found = HASHED.hash_column(decimals).to_pylist()
+        assert found == [None, numbers[2], *HASHED.hash_column(pa.array(["-0.0000001"])).to_pylist()]
 
 
 def test_an_instant_has_the_same_hash_in_every_unit_and_time_zone():

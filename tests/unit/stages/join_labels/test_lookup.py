@@ -160,7 +160,8 @@ def test_the_streamed_join_equals_the_join_in_memory(tmp_path, case):
         if pa.types.is_decimal(wanted.type):
             # Whole decimals that fit into 64 bits are integers. Other decimals are doubles.
             number = int if pa.types.is_integer(label.type) else float
-            assert label.to_pylist() == [None if row is None else number(wanted[row].as_py()) for row in expected]
+            values = [None if row is None else wanted[row].as_py() for row in expected]
+            assert label.to_pylist() == [None if value is None else number(value) for value in values]
         else:
             # equals() distinguishes neither -0.0 from 0.0 nor one NaN from another; their texts do.
             assert label.type == wanted.type

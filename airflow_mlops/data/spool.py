@@ -58,7 +58,7 @@ class _File:
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         batches = _of_equal_size(self._schema, rows)
         with (
-            _full_disk(),
+            full_disk(),
             pa.OSFile(str(self._path), "wb") as file,
             pa.ipc.new_file(file, self._schema, options=options) as writer,
         ):
@@ -76,7 +76,8 @@ class _File:
 
 
 @contextmanager
-def _full_disk() -> Iterator[None]:
+def full_disk() -> Iterator[None]:
+    """Raise :class:`SpillError` if the disk is full when the block writes or reads a temporary file."""
     try:
         yield
     except OSError as error:

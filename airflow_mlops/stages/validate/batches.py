@@ -2,8 +2,12 @@
 
 Great Expectations validates batches of the window with pandas. The results of expectations about single rows are
 merged. For the expectation of unique values, DuckDB finds the rows with repeated values
-(:mod:`airflow_mlops.stages.validate.duplicates`). All other expectations, such as those about means, read all rows at
-once. If possible, they read only the columns that they name.
+(:mod:`airflow_mlops.stages.validate.duplicates`). Minimum, maximum, mean, sum and standard deviation are computed in
+batches (:mod:`airflow_mlops.stages.validate.aggregates`). All other expectations, such as those about distinct values,
+read all rows at once. If possible, they read only the columns that they name.
+
+The memory does not grow with the number of rows, except for these other expectations. The numbers of the failing rows
+are in temporary files (:mod:`airflow_mlops.stages.validate.row_numbers`).
 
 Executors (:mod:`airflow_mlops.stages.validate.spread`) or the shards of a mapped task
 (:mod:`airflow_mlops.stages.validate.shards`) can validate the batches.
@@ -23,10 +27,12 @@ import pyarrow as pa
 
 from airflow_mlops.data.frames import ColumnFacts, as_frame
 from airflow_mlops.stages.validate import duplicates, sent_expectations
-from airflow_mlops.stages.validate.checkpoint import Session
-from airflow_mlops.stages.validate.frequencies import count_all, values_of
-from airflow_mlops.stages.validate.merged import Merged
+from airflow_mlops.stages.validate.aggregates import can_aggregate, with_same_aggregate
+from airflow_mlops.stages.validate.checkpoint import Session, was_not_computed
+from airflow_mlops.stages.validate.frequencies import SHOWN, count_all, values_of
+from airflow_mlops.stages.validate.merged import MOST_DISTINCT, Merged
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
+from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
 
@@ -62,7 +68,7 @@ _NAME_COLUMNS = (
 
 def run_in_batches(
     suite: ExpectationSuite, rows: Rows, name: str, site: Path, divided: DividedRows | None = None
-) -> tuple[ExpectationSuiteValidationResult, list[NDArray[np.int64]]]:
+) -> tuple[ExpectationSuiteValidationResult, list[RowNumbers]]:
     """Validate rows with a suite, write the Data Docs, and return the results.
 
     :param suite: the suite
@@ -70,8 +76,8 @@ def run_in_batches(
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
     :param divided: the same rows, which other processes check; by default, all rows are checked here
-    :return: the results of the suite, and for each result the numbers of the rows that do not meet the expectation, in
-        ascending order. Unlike the results of :func:`~.checkpoint.run_suite`, these do not list all unexpected values
+    :return: the results of the suite, and for each result the numbers of the rows that do not meet the expectation.
+        Unlike the results of :func:`~.checkpoint.run_suite`, these do not list all unexpected values
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
@@ -113,10 +119,13 @@ def run_in_batches(
             one = _repeated(expectation, rows, facts, session)
             done[number], failing[number] = one.result(), one.rows
             continue
+        if _is_about_count(expectation):
+            done[number], failing[number] = _counted(expectation, rows, facts, session), RowNumbers()
+            continue
         needed = _needed(expectation, rows, facts)
         (done[number],) = session.check([expectation], needed)
         count_all(done[number], needed)
-        failing[number] = unexpected_rows(done[number])
+        failing[number] = RowNumbers(unexpected_rows(done[number]))
     order = [position(result) for result in found.results]
     found.results = [_without_position(done[number]) for number in order]
     found.success = all(result.success for result in found.results)
@@ -166,13 +175,12 @@ def _check_parts(
         return
     columns = [columns_of(expectations[number]) for number in numbers]
     found = divided.check([sent[number] for number in numbers], columns, facts)
-    for number, parts in zip(numbers, found, strict=True):
-        samples = frame_of(pa.concat_tables([part.sample for part in parts]), facts)
-        values = values_of(expectations[number].configuration.kwargs, samples)
-        end = 0
-        for part, first_row in zip(parts, divided.firsts, strict=True):
-            begin, end = end, end + part.sample.num_rows
-            merged[number].add_part(part, values[begin:end], first_row)
+    for parts, first_row in zip(found, divided.firsts, strict=True):
+        for number, part in zip(numbers, parts, strict=True):
+            values = []
+            if part.sample.num_rows:
+                values = values_of(expectations[number].configuration.kwargs, frame_of(part.sample, facts))
+            merged[number].add_part(part, values, first_row)
 
 
 def _is_about_repeated(expectation: Any, rows: Rows) -> bool:
@@ -185,22 +193,50 @@ def _is_about_repeated(expectation: Any, rows: Rows) -> bool:
 
 
 def _repeated(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts], session: Session) -> Merged:
-    """Validate that values are unique. Great Expectations sees only the rows with repeated values."""
+    """Validate that values are unique. Great Expectations sees only the rows that the Data Docs need."""
     import pandas as pd
 
     column = expectation.column
-    numbers, missing = duplicates.repeated_rows(rows, column)
+    repeated = duplicates.repeated_rows(rows, column, most=MOST_DISTINCT + 1)
+    first_rows = repeated.numbers.first(SHOWN)
+    shown = np.unique(np.concatenate([first_rows, np.array([row for row, _ in repeated.frequent], np.int64)]))
     parts = [rows.schema.empty_table().select([column])]
-    for first, values in rows.column(column):
-        here = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(values))] - first
+    for first, values in rows.column(column) if len(shown) else ():
+        here = shown[np.searchsorted(shown, first) : np.searchsorted(shown, first + len(values))] - first
         parts.append(pa.table([values.take(pa.array(here))], schema=parts[0].schema))
     frame = frame_of(pa.concat_tables(parts), facts)
-    frame.index = pd.Index(numbers)
-    merged = Merged()
+    frame.index = pd.Index(shown)
     (result,) = session.check([expectation], frame)
-    merged.add(result, frame, 0)
-    merged.add_expected(rows.count - len(numbers), missing)
+    merged = Merged()
+    merged.follow(result)
+    values = dict(zip(shown.tolist(), frame[column], strict=True))
+    merged.add_counted(
+        {"element_count": rows.count, "missing_count": repeated.missing, "unexpected_count": len(repeated.numbers)},
+        repeated.numbers,
+        [values[row] for row in first_rows.tolist()],
+        [(values[row], count) for row, count in repeated.frequent],
+    )
     return merged
+
+
+def _is_about_count(expectation: Any) -> bool:
+    # Only Great Expectations knows the values of parameters.
+    return (
+        expectation.expectation_type in _COUNT_ROWS
+        and getattr(expectation, "row_condition", None) is None
+        and sent_expectations.PARAMETER not in str(expectation.configuration.kwargs)
+    )
+
+
+def _counted(
+    expectation: Any, rows: Rows, facts: dict[str, ColumnFacts], session: Session
+) -> ExpectationValidationResult:
+    """Compare the number of rows with the bounds. Great Expectations would hash each row of a DataFrame in memory."""
+    (result,) = session.check([expectation], frame_of(rows.schema.empty_table(), facts))
+    if not was_not_computed(result):
+        found = expectation._validate(metrics={"table.row_count": rows.count})
+        result.success, result.result = bool(found["success"]), found["result"]
+    return result
 
 
 def unexpected_rows(result: ExpectationValidationResult) -> NDArray[np.int64]:
@@ -240,7 +276,8 @@ def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.D
     """Return the data that an expectation needs.
 
     An expectation about the number of rows gets rows without columns. An expectation about the names of columns gets
-    columns without rows. All others get all rows of the columns that they name, or of all columns.
+    columns without rows. An expectation about an aggregate gets a few values with the same aggregate. All others get all
+    rows of the columns that they name, or of all columns.
     """
     import pandas as pd
 
@@ -248,6 +285,8 @@ def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.D
         return pd.DataFrame(index=pd.RangeIndex(rows.count))
     if expectation.expectation_type in _NAME_COLUMNS:
         return frame_of(rows.schema.empty_table(), facts)
+    if can_aggregate(expectation, rows):
+        return with_same_aggregate(expectation, rows, facts)
     columns = columns_of(expectation)
     # The condition of an expectation on its rows may name any column.
     if not columns or getattr(expectation, "row_condition", None) is not None or not {*columns} <= {*rows.schema.names}:

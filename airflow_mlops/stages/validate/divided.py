@@ -7,7 +7,7 @@ results, runs all other expectations, and commits the datasets. The results are 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,13 +56,13 @@ class DividedRows(ABC):
     @abstractmethod
     def check(
         self, expectations: Sequence[dict[str, Any]], columns: Sequence[Sequence[str]], facts: Mapping[str, ColumnFacts]
-    ) -> list[list[Part]]:
+    ) -> Iterator[list[Part]]:
         """Check all rows with expectations about single rows.
 
         :param expectations: expectations that :meth:`takes` accepts
         :param columns: for each expectation, the columns that it names
         :param facts: the facts of all rows
-        :return: for each expectation, the results of the parts
+        :return: for each part, the results of the expectations
         """
 
     @abstractmethod

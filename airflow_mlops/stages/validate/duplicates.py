@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.data import relational
 from airflow_mlops.data.carried import carried, carried_type
 from airflow_mlops.data.moments import is_text, is_time
+from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
 
 # Together with Great Expectations and a batch of rows, validation then needs less than 1 GB.
@@ -24,11 +25,26 @@ def can_compare(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
-def repeated_rows(rows: Rows, column: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]], int]:
+@dataclass(frozen=True)
+class Repeated:
+    """The rows of a column whose value occurs in several rows.
+
+    :param numbers: the numbers of these rows
+    :param missing: number of missing values of the column
+    :param frequent: for each repeated value, the number of its first row and the number of its rows: those with the most
+        rows first, and the earliest first among those with as many rows; the first ``most`` of them
+    """
+
+    numbers: RowNumbers
+    missing: int
+    frequent: list[tuple[int, int]]
+
+
+def repeated_rows(rows: Rows, column: str, most: int) -> Repeated:
     """Find the rows whose value occurs in several rows. NaN is a missing value, as in pandas.
 
     :param column: name of a column whose type :func:`can_compare` accepts
-    :return: the numbers of these rows in ascending order, and the number of missing values
+    :param most: how many repeated values are returned at most
     :raises SpillError: the disk is full
     """
     missing = 0
@@ -44,10 +60,19 @@ def repeated_rows(rows: Rows, column: str) -> tuple[np.ndarray[Any, np.dtype[np.
             yield pa.RecordBatch.from_arrays([numbers, carried(values)], schema=schema)
 
     schema = pa.schema([("number", pa.int64()), ("value", carried_type(rows.schema.field(column).type))])
+    found = RowNumbers()
+    frequent: list[tuple[int, int]] = []
     with relational.connect_bounded(most=_MEMORY) as connection:
         list(relational.stream(connection, "CREATE TABLE keys AS SELECT * FROM given", {"given": (schema, keys())}))
-        repeated = "SELECT value FROM keys GROUP BY value HAVING count(*) > 1"
+        repeated = "SELECT value FROM keys WHERE value IS NOT NULL GROUP BY value HAVING count(*) > 1"
         sql = f"SELECT number FROM keys SEMI JOIN ({repeated}) USING (value) ORDER BY number"  # noqa: S608 - fixed text
-        batches = relational.stream(connection, sql, {})
-        found = [batch["number"].to_numpy() for batch in batches]
-    return np.concatenate([np.empty(0, np.int64), *found]), missing
+        for batch in relational.stream(connection, sql, {}):
+            found.append(batch["number"].to_numpy())
+        if len(found):
+            sql = (
+                "SELECT min(number) AS first, count(*) AS rows FROM keys WHERE value IS NOT NULL GROUP BY value "
+                "HAVING count(*) > 1 ORDER BY rows DESC, first LIMIT $most"
+            )
+            for batch in relational.stream(connection, sql, {}, parameters={"most": most}):
+                frequent += zip(batch["first"].to_pylist(), batch["rows"].to_pylist(), strict=True)
+    return Repeated(found, missing, frequent)

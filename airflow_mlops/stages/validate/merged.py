@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.stages.validate.frequencies import SHOWN, countable, most_frequent, unexpected_values
+from airflow_mlops.stages.validate.row_numbers import RowNumbers
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.core import ExpectationValidationResult
-    from numpy.typing import NDArray
 
     from airflow_mlops.stages.validate.parts import Part
 
@@ -40,8 +40,8 @@ def is_met(counts: Mapping[str, int], mostly: float) -> bool:
 class Merged:
     """The result of one expectation for the batches so far.
 
-    Great Expectations keeps all unexpected rows as a list. This class keeps their numbers in an array. It keeps the first
-    20 unexpected values and the frequencies of all, because the Data Docs show nothing else. If there are more than 1,000
+    Great Expectations keeps all unexpected rows as a list. This class keeps their numbers in a temporary file. It keeps the
+    first 20 unexpected values and the frequencies of all, because the Data Docs show nothing else. If there are more than 1,000
     distinct unexpected values, rare values are dropped. The Data Docs then show no frequencies, because the sum of those
     that are left is not the number of unexpected rows.
     """
@@ -49,7 +49,7 @@ class Merged:
     def __init__(self) -> None:
         self.failure: ExpectationValidationResult | None = None
         self._last: ExpectationValidationResult | None = None
-        self._rows: list[NDArray[np.int64]] = []
+        self.rows = RowNumbers()
         self._counts: Counter[str] = Counter()
         self._values: list[Any] = []
         self._frequencies: Counter[Any] | None = Counter()
@@ -67,7 +67,7 @@ class Merged:
             self.failure = self.failure or result
             return
         rows = np.array(details["unexpected_index_list"] or [], np.int64)
-        self._rows.append(rows + first_row)
+        self.rows.append(rows + first_row)
         self._counts.update(counts_of(result))
         values = unexpected_values(result, frame)
         self._values += values[: SHOWN - len(self._values)]
@@ -99,30 +99,37 @@ class Merged:
                 self.failure = copy(self._last)
                 self.failure.success, self.failure.result, self.failure.exception_info = False, {}, info
             return
-        self._rows.append(part.rows + first_row)
+        self.rows.append(part.rows + first_row)
         self._counts.update(part.counts)
         self._values += values[: min(part.shown, SHOWN - len(self._values))]
         if part.repeats is None:
             self._frequencies = None
-        elif self._frequencies is not None:
-            for value, count in zip(map(countable, values[part.shown :]), part.repeats.tolist(), strict=True):
-                self._frequencies[value] += count
-            if len(self._frequencies) > MOST_DISTINCT:
-                self._frequencies = Counter(dict(self._frequencies.most_common(MOST_DISTINCT // 2)))
+        else:
+            self._count(zip(values[part.shown :], part.repeats.tolist(), strict=True))
 
-    def add_expected(self, rows: int, missing: int) -> None:
-        """Add rows that meet the expectation, without their values.
+    def add_counted(
+        self, counts: Mapping[str, int], rows: RowNumbers, values: Sequence[Any], frequent: Iterable[tuple[Any, int]]
+    ) -> None:
+        """Add what was counted for all rows. :meth:`follow` must be called first.
 
-        :param rows: number of these rows
-        :param missing: number of missing values among them
+        :param counts: numbers of rows, see :func:`counts_of`
+        :param rows: numbers of the unexpected rows
+        :param values: the first 20 unexpected values
+        :param frequent: the most frequent unexpected values, the most frequent first, each with its number of rows: all of
+            them, or more than 1,000
         """
-        self._counts["element_count"] += rows
-        self._counts["missing_count"] += missing
+        self.rows = rows
+        self._counts.update(counts)
+        self._values += values
+        self._count(frequent)
 
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Return the numbers of the rows that do not meet the expectation, in ascending order."""
-        return np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
+    def _count(self, frequencies: Iterable[tuple[Any, int]]) -> None:
+        if self._frequencies is None:
+            return
+        for value, count in frequencies:
+            self._frequencies[countable(value)] += count
+        if len(self._frequencies) > MOST_DISTINCT:
+            self._frequencies = Counter(dict(self._frequencies.most_common(MOST_DISTINCT // 2)))
 
     def result(self) -> ExpectationValidationResult:
         """Return the result for all rows, in the form that Great Expectations gives for one batch."""
@@ -144,7 +151,7 @@ class Merged:
             missing = self._counts["missing_count"]
             merged |= {"missing_count": missing, "missing_percent": missing / elements * 100 if elements else None}
             merged |= {"unexpected_percent_total": share, "unexpected_percent_nonmissing": of_considered}
-        first = self.rows[:SHOWN].tolist()
+        first = self.rows.first(SHOWN).tolist()
         if self._frequencies is not None:
             merged["partial_unexpected_counts"] = most_frequent(self._frequencies)
         # outcome() treats a result with this list as the result of an expectation about rows.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
 # Great Expectations may replace a parameter of the suite by another value on each machine, such as the current time.
-_PARAMETER = "$PARAMETER"
+PARAMETER = "$PARAMETER"
 
 
 def describe(expectation: Expectation, schema: pa.Schema) -> dict[str, Any] | None:
@@ -31,7 +31,7 @@ def describe(expectation: Expectation, schema: pa.Schema) -> dict[str, Any] | No
         (restored,) = restore([given], schema)
     except Exception:  # noqa: BLE001 - of Great Expectations; the expectation is then checked on the worker
         return None
-    return given if _PARAMETER not in text and restored.configuration.kwargs == found.kwargs else None
+    return given if PARAMETER not in text and restored.configuration.kwargs == found.kwargs else None
 
 
 def restore(given: Sequence[dict[str, Any]], schema: pa.Schema) -> list[Expectation]:

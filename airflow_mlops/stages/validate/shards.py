@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -40,6 +40,7 @@ from airflow_mlops.stages.validate.divided import DividedRows
 from airflow_mlops.stages.validate.merged import is_met
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.parts import Part, pack
+from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ValidateSpec
 from airflow_mlops.stages.validate.splitting import Failing, failing_for, failing_rows, rounds_of
@@ -105,7 +106,7 @@ def check(shard: Round, rows: Rows, suite: ExpectationSuite, *, write: bool) -> 
     shard.store.write_bytes(_results_key(shard, digest), content)
     if write:
         reasons = [
-            (checkpoint.title_of(sent[number]["type"], sent[number]["kwargs"]), results[number].rows)
+            (checkpoint.title_of(sent[number]["type"], sent[number]["kwargs"]), RowNumbers(results[number].rows))
             for number in _in_order_of_results(suite)
             if number in results and not is_met(results[number].counts, sent[number]["kwargs"].get("mostly", 1))
         ]
@@ -127,7 +128,9 @@ class ShardedRows(DividedRows):
         super().__init__(rows)
         self._shard = shard
         self._numbers = sorted(_with_batches(rows, shard.shards))
-        self._results = [_read_results(shard.of(number), pieces[number]) for number in self._numbers]
+        self._pieces = pieces
+        # The results of one shard at a time are in memory.
+        self._checked = [{*self._results(number)} for number in self._numbers]
         self._batches: list[int] = []
 
     def _facts_of_parts(self) -> list[tuple[int, dict[str, ColumnFacts]]]:
@@ -138,13 +141,13 @@ class ShardedRows(DividedRows):
     def takes(self, expectation: Mapping[str, Any]) -> bool:
         # A function of the user may return another suite in each process.
         key = fingerprint(expectation)
-        return all(key in results for results in self._results)
+        return all(key in keys for keys in self._checked)
 
     def check(
         self, expectations: Sequence[dict[str, Any]], columns: Sequence[Sequence[str]], facts: Mapping[str, ColumnFacts]
-    ) -> list[list[Part]]:
-        keys = map(fingerprint, expectations)
-        return [[Part.from_json(results[key]) for results in self._results] for key in keys]
+    ) -> Iterator[list[Part]]:
+        keys = [fingerprint(one) for one in expectations]
+        return (self._parts(number, keys) for number in self._numbers)
 
     def split(self, failing: Failing, valid: DatasetWriter, quarantine: DatasetWriter) -> tuple[int, int]:
         counts = [0, 0]
@@ -156,6 +159,14 @@ class ShardedRows(DividedRows):
                 if piece.rows:
                     writer.include(piece.written)
         return counts[0], counts[1]
+
+    def _parts(self, number: int, keys: Sequence[str]) -> list[Part]:
+        results = self._results(number)
+        return [Part.from_json(results[key]) for key in keys]
+
+    def _results(self, number: int) -> dict[str, Any]:
+        """Return the results of a shard for each expectation, by its fingerprint."""
+        return _read_results(self._shard.of(number), self._pieces[number])
 
 
 def _write(shard: Round, rows: Rows, batch: int, failing: pa.Table) -> tuple[shards.Piece, shards.Piece]:

@@ -12,6 +12,8 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.shards import Piece, Round
+from airflow_mlops.stages.validate.row_numbers import RowNumbers
+from airflow_mlops.stages.validate.rows import BATCH_ROWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,23 +25,39 @@ _VALID, _FAILING = "valid", "failing"
 
 
 def failing_for(
-    reasons: Sequence[tuple[str, NDArray[np.int64]]], first: int, count: int
+    reasons: Sequence[tuple[str, RowNumbers]], first: int, count: int
 ) -> tuple[NDArray[np.bool_], pa.Array]:
     """Return which rows fail, and for each failing row the names of the failed expectations as one text.
 
-    :param reasons: for each failed expectation its name, and the numbers of the rows that do not meet it, in ascending
-        order
+    :param reasons: for each failed expectation its name, and the numbers of the rows that do not meet it
     :param first: number of the first row
     :param count: number of rows
     """
     fails = np.zeros((len(reasons), count), bool)
     for failed, (_, rows) in zip(fails, reasons, strict=True):
-        failed[rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + count)] - first] = True
+        failed[rows.between(first, first + count) - first] = True
     any_failed: NDArray[np.bool_] = np.logical_or.reduce(fails, axis=0)
     kinds, kind = np.unique(fails[:, any_failed], axis=1, return_inverse=True)
     titles = [title for title, _ in reasons]
     texts = ["; ".join(title for title, failed in zip(titles, column, strict=True) if failed) for column in kinds.T]
     return any_failed, pa.array([texts[number] for number in kind.ravel()], pa.string())
+
+
+def count_failing(reasons: Sequence[tuple[str, RowNumbers]], count: int) -> int:
+    """Return the number of rows that do not meet at least one expectation.
+
+    :param reasons: the failed expectations, as for :func:`failing_for`
+    :param count: number of all rows
+    """
+    if len(reasons) == 1:
+        return len(reasons[0][1])
+    found = 0
+    for first in range(0, count, BATCH_ROWS) if reasons else ():
+        fails = np.zeros(BATCH_ROWS, bool)
+        for _, rows in reasons:
+            fails[rows.between(first, first + BATCH_ROWS) - first] = True
+        found += int(np.count_nonzero(fails))
+    return found
 
 
 def failing_rows(failing: Failing, first: int, count: int) -> pa.Table:

@@ -13,7 +13,7 @@ writes only the parts that no earlier try has written with the same failing rows
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_mlops.data import row_spans, sent_datasets
@@ -55,20 +55,23 @@ class SpreadRows(DividedRows):
 
     def check(
         self, expectations: Sequence[dict[str, Any]], columns: Sequence[Sequence[str]], facts: Mapping[str, ColumnFacts]
-    ) -> list[list[Part]]:
+    ) -> Iterator[list[Part]]:
         arguments = {
             "expectations": list(expectations),
             "columns": [list(names) for names in columns],
             "facts": divided.to_json(facts),
         }
-        found = self._run("check_part", arguments, range(self._parts))
-        return [[Part.from_json(answer[number]) for answer in found] for number in range(len(expectations))]
+        # The answers contain the numbers of the failing rows in compressed form.
+        for answer in self._run("check_part", arguments, range(self._parts)):
+            yield [Part.from_json(item) for item in answer]
 
     def split(self, failing: Failing, valid: DatasetWriter, quarantine: DatasetWriter) -> tuple[int, int]:
         store = self._context.store
-        spans = zip(self.firsts, self._counts, strict=True)
-        sent = [pack(failing_rows(failing, *span)).encode() for span in spans]
-        digest = hashlib.sha256(b" ".join(sent)).hexdigest()[:16]
+        spans = list(zip(self.firsts, self._counts, strict=True))
+        hashed = hashlib.sha256()
+        for number, span in enumerate(spans):
+            hashed.update((b" " if number else b"") + pack(failing_rows(failing, *span)).encode())
+        digest = hashed.hexdigest()[:16]
         task = self._context.key.removeprefix("results/").removesuffix(".json")
         group, folder = f"validate/parts/{task}/{digest}", f"checkpoints/failing_rows/{task}/{digest}"
         arguments = {"group": group, "folder": folder, "names": [valid.name, quarantine.name]}
@@ -76,7 +79,7 @@ class SpreadRows(DividedRows):
         written = [{item.shard for item in map(one.of, range(self._parts)) if item.piece()} for one in rounds]
         missing = [number for number in range(self._parts) if not all(number in shards for shards in written)]
         for number in missing:
-            store.write_bytes(f"{folder}/{number}", sent[number])
+            store.write_bytes(f"{folder}/{number}", pack(failing_rows(failing, *spans[number])).encode())
         try:
             if missing:
                 self._run("split_part", arguments, missing)

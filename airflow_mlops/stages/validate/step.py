@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.fingerprints import fingerprint
@@ -28,13 +26,15 @@ from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_row
 from airflow_mlops.stages.validate.checkpoint import listed
 from airflow_mlops.stages.validate.divided import DividedRows
 from airflow_mlops.stages.validate.outcomes import write_outcomes
+from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
-from airflow_mlops.stages.validate.splitting import complete, failing_for, split
+from airflow_mlops.stages.validate.splitting import complete, count_failing, failing_for, split
 from airflow_mlops.stages.validate.spread import SpreadRows
 from airflow_mlops.stages.validate.suites import load_suite
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult
@@ -111,7 +111,7 @@ def _validate(
     with tempfile.TemporaryDirectory() as site:
         if rows.fits:
             found = checkpoint.run_suite(suite, rows.table(), name, Path(site))
-            failing = [unexpected_rows(result) for result in found.results]
+            failing = [RowNumbers(unexpected_rows(result)) for result in found.results]
         else:
             found, failing = run_in_batches(suite, rows, name, Path(site), divided)
         ids = [dataset.manifest.id for dataset in datasets]
@@ -164,7 +164,7 @@ class _Validation:
     """Validated datasets with the same name, and the results of all expectations of the suite.
 
     :param divided: the rows, if other processes check them
-    :param unexpected: for each result, the numbers of the rows that do not meet the expectation, in ascending order
+    :param unexpected: for each result, the numbers of the rows that do not meet the expectation
     """
 
     spec: ValidateSpec
@@ -172,7 +172,7 @@ class _Validation:
     rows: Rows
     divided: DividedRows | None
     found: ExpectationSuiteValidationResult
-    unexpected: list[NDArray[np.int64]]
+    unexpected: list[RowNumbers]
     outcomes: list[ExpectationOutcome]
     docs_url: str
 
@@ -193,7 +193,7 @@ class _Validation:
         return f"{_label(self.datasets)}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
     @property
-    def reasons(self) -> list[tuple[str, NDArray[np.int64]]]:
+    def reasons(self) -> list[tuple[str, RowNumbers]]:
         """Return the failed expectations about rows, each with the numbers of the rows that do not meet it."""
         # An expectation with `mostly` may pass although some rows do not meet it. Such rows are not quarantined.
         both = zip(self.found.results, self.unexpected, strict=True)
@@ -225,7 +225,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
             f"are no failing rows to quarantine. See the Data Docs at {validation.docs_url}."
         )
     rows, reasons = validation.rows, validation.reasons
-    failed_rows = len(np.unique(np.concatenate([np.empty(0, np.int64), *(found for _, found in reasons)])))
+    failed_rows = count_failing(reasons, rows.count)
     if rows.count and failed_rows == rows.count:
         raise ValidationError(
             f"{validation.headline}. Every row failed, so no valid rows are left: {listed(validation.failed)}. Correct the "

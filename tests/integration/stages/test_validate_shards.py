@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -17,7 +18,7 @@ from airflow_mlops.data.datasets import open_dataset, read_manifests
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.usage import Meter
-from airflow_mlops.stages.validate import cache, one_part, step
+from airflow_mlops.stages.validate import cache, one_part, shards, step
 from airflow_mlops.stages.validate.checkpoint import quiet_great_expectations
 from airflow_mlops.stages.validate.outcomes import read_outcomes
 from airflow_mlops.stages.validate.rows import Rows
@@ -162,6 +163,23 @@ def test_shards_write_the_files_of_the_datasets_and_the_last_shard_those_that_de
     # Repeated keys are found only across all shards, which needs further files.
     found = every(store, made, 3, order=[2, 1, 0])
     assert files(store) > listed(store, found)
+
+
+def test_the_last_shard_reads_the_results_of_one_shard_at_a_time(store, monkeypatch):
+    """Its memory would grow with the number of shards."""
+    read, kept = shards._read_results, []
+
+    class Results(dict):
+        """Results that a weak reference can refer to."""
+
+    def watched(*arguments: object) -> Results:
+        assert not [one for one in kept if one() is not None]
+        kept.append(weakref.ref(found := Results(read(*arguments))))
+        return found
+
+    monkeypatch.setattr(shards, "_read_results", watched)
+    every(store, write(store, [14]), 3, suite=SIMPLE, on_failure="warn")
+    assert len(kept) == 6
 
 
 def test_a_finished_shard_is_not_checked_again_and_its_retry_has_the_same_result(store, monkeypatch):

@@ -1,0 +1,154 @@
+"""Aggregates of a column over all rows, computed in batches.
+
+Great Expectations computes an aggregate from a DataFrame with all values of a column, and pandas copies them several
+times. Here, pandas reads the values in batches. Great Expectations then gets a DataFrame with a few values that have the
+same aggregate, and compares it with the bounds of the expectation.
+
+The minimum, the maximum and the sum of integers are exact. A sum of doubles, a mean and a standard deviation may differ
+from those of one DataFrame in the last digits of double precision, because the values are added in another order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.data.frames import ColumnFacts, as_frame
+from airflow_mlops.data.moments import is_text, is_time
+from airflow_mlops.stages.validate.rows import Rows
+from airflow_mlops.stages.validate.times import with_timestamps
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EXTREMES = {"expect_column_min_to_be_between": "min", "expect_column_max_to_be_between": "max"}
+_MOMENTS = ("expect_column_mean_to_be_between", "expect_column_stdev_to_be_between", "expect_column_sum_to_be_between")
+
+
+def can_aggregate(expectation: Any, rows: Rows) -> bool:
+    """Return whether the rows are read in batches to compute what an expectation compares with its bounds."""
+    kind = expectation.expectation_type
+    if kind not in (*_EXTREMES, *_MOMENTS) or getattr(expectation, "row_condition", None) is not None:
+        return False
+    if expectation.column not in rows.schema.names:
+        return False
+    values = rows.schema.field(expectation.column).type
+    return _is_number(values) or (kind in _EXTREMES and (is_text(values) or is_time(values)))
+
+
+def with_same_aggregate(expectation: Any, rows: Rows, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
+    """Return a few values that have the same aggregate as all values of the column.
+
+    :param expectation: an expectation that :func:`can_aggregate` accepts
+    :param facts: the facts of all rows
+    :return: a DataFrame with the column of the expectation
+    """
+    import pandas as pd
+
+    kind: str = expectation.expectation_type
+    column: str = expectation.column
+    empty = _frame(rows.schema.empty_table().column(column), column, facts)[column]
+    batches = (_frame(values, column, facts)[column] for _, values in rows.column(column))
+    if kind in _EXTREMES:
+        return _extreme(empty, batches, _EXTREMES[kind]).to_frame()
+    moments = _Moments()
+    for values in batches:
+        moments.add(values.dropna())
+    if not moments.count:
+        return empty.to_frame()
+    return pd.Series(moments.values_for(kind), dtype=object if empty.dtype == object else None).to_frame(column)
+
+
+def _extreme(empty: pd.Series, batches: Iterable[pd.Series], function: str) -> pd.Series:
+    """Return the smallest or largest value, and a null if pandas cannot compare the values with their nulls."""
+    import pandas as pd
+
+    found, nulls = empty, empty
+    for batch in batches:
+        values = batch.dropna()
+        if batch.dtype == object and not len(nulls):
+            nulls = batch[batch.isna()].iloc[:1]
+        if len(found):
+            values = pd.concat([found, values])
+        if len(values):
+            found = values[values == getattr(values, function)()].iloc[:1]
+    return pd.concat([found, nulls]) if len(nulls) else found
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    checks = (pa.types.is_integer, pa.types.is_float64, pa.types.is_boolean, pa.types.is_decimal)
+    return any(check(kind) for check in checks)
+
+
+def _frame(values: pa.Array | pa.ChunkedArray, name: str, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
+    return as_frame(with_timestamps(pa.table({name: values})), facts)
+
+
+class _Moments:
+    """Number, sum and squared deviations of the values so far.
+
+    Deviations are merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances" (1979).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._whole = 0
+        self._doubles: list[float] = []
+        self._mean = self._squares = 0.0
+
+    def add(self, values: pd.Series) -> None:
+        """Add the values of a batch, none of which is missing."""
+        if not len(values):
+            return
+        numbers = values.to_numpy(np.float64)
+        # Infinite values are allowed.
+        with np.errstate(all="ignore"):
+            if values.dtype.kind == "f":
+                self._doubles.append(float(numbers.sum()))
+            else:
+                self._whole += _sum_of_integers(values)
+            mean = float(numbers.mean())
+            squares, difference = float(np.square(numbers - mean).sum()), mean - self._mean
+        before, self.count = self.count, self.count + len(numbers)
+        self._mean += difference * (len(numbers) / self.count)
+        self._squares += squares + difference * difference * (before * len(numbers) / self.count)
+
+    def values_for(self, kind: str) -> Sequence[Any]:
+        """Return a few values with the same mean, sum or standard deviation.
+
+        :param kind: type of the expectation
+        """
+        total = _sum_of_doubles(self._doubles) if self._doubles else self._whole
+        if kind == "expect_column_mean_to_be_between":
+            return [total / self.count]
+        if kind == "expect_column_sum_to_be_between":
+            # Pandas skips NaN.
+            return [math.inf, -math.inf] if total != total else [total]
+        if self.count == 1:
+            return [total]
+        deviation = math.sqrt(self._squares / (self.count - 1))
+        # The square root of the square of a double is the double.
+        return [-deviation, 0.0, deviation]
+
+
+def _sum_of_integers(values: pd.Series) -> int:
+    """Return the exact sum, which pandas may wrap."""
+    kind = values.dtype.kind
+    if kind not in "iu":
+        # Booleans, or Python integers.
+        return int(sum(values.tolist()))
+    numbers = values.to_numpy(np.uint64 if kind == "u" else np.int64)
+    return (int((numbers >> 32).sum()) << 32) + int((numbers & 0xFFFFFFFF).sum())
+
+
+def _sum_of_doubles(numbers: Sequence[float]) -> float:
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        # The sum is infinite or NaN.
+        return sum(numbers)

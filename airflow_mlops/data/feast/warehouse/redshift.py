@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.feast.warehouse import staging
@@ -159,7 +159,7 @@ def _statements(schema: pa.Schema, sql: str, result: list[str], url: str, role: 
 
 
 def _rows(bucket: Any, prefix: str) -> Iterator[pa.RecordBatch]:
-    with tempfile.TemporaryDirectory(prefix="mlops-redshift-") as local:
+    with temporary_folder("redshift") as local:
         path = f"{local}/part.parquet"
         for item in bucket.objects.filter(Prefix=prefix):
             bucket.download_file(item.key, path)

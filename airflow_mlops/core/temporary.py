@@ -15,7 +15,6 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,11 +24,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from airflow_mlops.core.errors import SpillError, one_line
+from airflow_mlops.core.mounts import mount_of
 
 log = logging.getLogger(__name__)
 
 _OWNED, _NOT_LOCKED = "mlops-owned-", "mlops-"
-_MOUNTS = Path("/proc/self/mountinfo")
 # Each of these is mounted by one kernel only, and every process on it sees the same locks.
 _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -173,17 +172,4 @@ def _lock(folder: Path, mode: int) -> int | None:
 @lru_cache
 def _shares_locks(folder: Path) -> bool:
     """Return whether the folder is on a file system on which all processes see each other's locks."""
-    path = os.path.realpath(folder)
-    longest, kind = "", ""
-    try:
-        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return False
-    for line in lines:
-        # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-        before, _, after = line.partition(" - ")
-        place = re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), before.split()[4])
-        # The last mount of a path hides the earlier ones.
-        if len(place) >= len(longest) and (path == place or path.startswith(f"{place.rstrip('/')}/")):
-            longest, kind = place, after.split()[0]
-    return kind in _LOCAL
+    return mount_of(folder)[1] in _LOCAL

@@ -15,7 +15,7 @@ import pytest
 
 import airflow_mlops
 from airflow_mlops import __version__
-from airflow_mlops.core import temporary
+from airflow_mlops.core import mounts, temporary
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import SpillError
 from airflow_mlops.core.temporary import lasting_folder, remove_abandoned, temporary_folder
@@ -182,14 +182,14 @@ def test_a_folder_of_another_user_stays(root):
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.s3fs", "9p", "virtiofs"])
 def test_on_a_file_system_of_several_machines_no_folder_is_deleted(root, tmp_path, monkeypatch, kind):
     leave_folder()
-    mounts = tmp_path / "mountinfo"
+    mountinfo = tmp_path / "mountinfo"
     place = str(root).replace(" ", "\\040")
-    mounts.write_text(
+    mountinfo.write_text(
         "22 1 8:1 / / rw,relatime - ext4 /dev/root rw\n"
         f"23 22 8:2 / {place} rw,relatime shared:1 - tmpfs tmpfs rw\n"
         f"24 23 0:4 / {place} rw,relatime shared:1 - {kind} server:/tmp rw\n"
     )
-    monkeypatch.setattr(temporary, "_MOUNTS", mounts)
+    monkeypatch.setattr(mounts, "_MOUNTED", mountinfo)
     temporary._shares_locks.cache_clear()
     before = list(root.iterdir())
     with temporary_folder("spool") as folder:

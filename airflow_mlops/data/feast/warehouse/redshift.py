@@ -35,7 +35,15 @@ _EVENTS, _JOINED = "mlops_events", "mlops_joined"
 _KEY_BYTES = 256
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 # The Data API reports no SQLSTATE. These texts are in errors that a retry would repeat.
-_FINAL_TEXTS = ("does not exist", "permission denied", "syntax error", "cannot be cast", "invalid input", "ambiguous")
+_FINAL_TEXTS = (
+    "does not exist",
+    "permission denied",
+    "syntax error",
+    "cannot be cast",
+    "cannot cast",
+    "invalid input",
+    "ambiguous",
+)
 _PASSING_CODES = frozenset({
     "ThrottlingException", "Throttling", "TooManyRequestsException", "ActiveStatementsExceededException",
     "InternalServerException", "InternalServerError", "InternalError", "SlowDown", "ServiceUnavailable",
@@ -63,6 +71,7 @@ class RedshiftWarehouse(Warehouse):
         from feast.infra.utils import aws_utils
 
         config = self._store.config.offline_store
+        _require_castable(view, events.schema)
         with self._errors(view):
             with feast_repo.quietly():
                 client: Any = aws_utils.get_redshift_data_client(config.region)
@@ -126,6 +135,19 @@ class RedshiftWarehouse(Warehouse):
             )
             text = str(error) if isinstance(error, _StatementError) else one_line(error)
             raise failure("Redshift", view, text, advice, final=final) from None
+
+
+def _require_castable(view: SqlView, schema: pa.Schema) -> None:
+    """Check that Redshift can cast the join keys to text, as Feast's SQL does.
+
+    :raises FeatureStoreError: a join key is boolean
+    """
+    for field in schema:
+        if pa.types.is_boolean(field.type):
+            raise FeatureStoreError(
+                f"Join key {view.keys[field.name]!r} of feature view {view.request.view.name!r} is boolean, but Feast's SQL casts join "
+                "keys to text, which Redshift cannot do with booleans. Use an integer in the source and in the events."
+            )
 
 
 def _verified(events: Events, view: SqlView) -> Iterator[pa.RecordBatch]:

@@ -8,7 +8,7 @@ in temporary files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -51,11 +51,10 @@ def unified(
     elif is_settled() and not any(map(is_untyped, first.schema)):
         yield _settled(first, iterator, columns)
     else:
-        with temporary_folder("ingest") as folder:
-            spool = _Spool(folder)
+        with temporary_folder("ingest") as folder, closing(_Spool(folder)) as spool:
             for batch in merged(chain([first], iterator), _ROWS, _BYTES):
                 spool.write(columns.widen(batch))
-            spool.close()
+            spool.finish()
             columns.infer(note)
             yield (columns.convert(batch) for batch in spool.batches())
 
@@ -170,22 +169,31 @@ class _Spool:
         self._folder = folder
         self._files: list[Path] = []
         self._schema: pa.Schema | None = None
+        self._file: pa.OSFile | None = None
         self._writer: pa.ipc.RecordBatchStreamWriter | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         if self._writer is None or not batch.schema.equals(self._schema):
-            self.close()
+            self.finish()
             path = self._folder / f"{len(self._files)}.arrow"
             options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self._writer = pa.ipc.new_stream(str(path), batch.schema, options=options)
+            self._file = pa.OSFile(str(path), "wb")
+            self._writer = pa.ipc.new_stream(self._file, batch.schema, options=options)
             self._files.append(path)
             self._schema = batch.schema
         self._writer.write_batch(batch)
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Complete the file that is being written."""
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+        self.close()
+
+    def close(self) -> None:
+        """Close the file that is being written. It is incomplete if the disk is full."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._writer = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for path in self._files:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import airflow_mlops
@@ -19,7 +22,13 @@ from airflow_mlops.core import mounts, temporary
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import SpillError
 from airflow_mlops.core.temporary import lasting_folder, remove_abandoned, temporary_folder
+from airflow_mlops.data.feast.warehouse.base import Events
+from airflow_mlops.data.feast.warehouse.upload import parquet_files
+from airflow_mlops.data.incoming.types import ColumnTypes
+from airflow_mlops.data.incoming.unify import unified
+from airflow_mlops.data.spool import spooled
 from airflow_mlops.stages import runner
+from tests.support import disks
 
 SPILLING = """
 import time
@@ -212,6 +221,33 @@ def test_a_full_disk_is_one_clear_error_that_can_be_retried(root, number):
         raise OSError(number, os.strerror(number), str(folder / "model"))
     assert caught.value.retryable
     assert list(root.iterdir()) == []
+
+
+def as_spool(rows):
+    with spooled(rows):
+        pass
+
+
+def as_untyped(rows):
+    with unified(rows, ColumnTypes(), lambda: False, print):
+        pass
+
+
+def as_events(rows):
+    schema = pa.schema([("text", pa.string())])
+    for _ in parquet_files(Events(schema, rows, datetime.min, datetime.max), pa.timestamp("us")):
+        pass
+
+
+@pytest.mark.parametrize("write", [as_spool, as_untyped, as_events])
+def test_rows_that_do_not_fit_on_the_disk_are_one_clear_error(tmp_path, monkeypatch, write):
+    rows = (pa.record_batch({"text": [secrets.token_hex(50) for _ in range(1_000)]}) for _ in range(100))
+    with disks.mounted(tmp_path / "small", "1m") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(SpillError, match="disk is full") as caught:
+            write(rows)
+        assert caught.value.retryable
+        assert list(folder.iterdir()) == []
 
 
 def test_other_errors_stay_as_they_are(root):

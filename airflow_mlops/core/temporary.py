@@ -38,7 +38,7 @@ class _Folder(NamedTuple):
     """A temporary folder.
 
     :param folder: the folder, which is deleted at the latest when this process ends
-    :param lock: descriptor that holds the lock; ``None`` on file systems without locks
+    :param lock: descriptor that holds the lock; ``None`` on file systems that several machines may share
     """
 
     folder: tempfile.TemporaryDirectory[str]
@@ -112,15 +112,11 @@ def _create(purpose: str) -> _Folder:
             "step can write.",
             disk_full=True,
         ) from None
-    prefix = f"{_OWNED if _shares_locks(root) else _NOT_LOCKED}{purpose}-"
+    if not _shares_locks(root):
+        return _Folder(tempfile.TemporaryDirectory(prefix=f"{_NOT_LOCKED}{purpose}-"), None)
     while True:
-        folder = tempfile.TemporaryDirectory(prefix=prefix)
-        path = Path(folder.name)
-        try:
-            lock = _lock(path, fcntl.LOCK_SH)
-        except OSError:
-            # A network file system without locks.
-            return _Folder(folder, None)
+        folder = tempfile.TemporaryDirectory(prefix=f"{_OWNED}{purpose}-")
+        lock = _lock(Path(folder.name), fcntl.LOCK_SH)
         if lock is not None:
             return _Folder(folder, lock)
         # Another process has removed the folder before it was locked.

@@ -5,9 +5,9 @@ a second thread uploads the files of the spool to the artifact store::
 
     online/MODEL/WINDOW/v3-UUID.parquet
 
-and deletes them from the spool. Damaged files stay in the spool with another suffix. If the store cannot be reached, the spool grows, up to a limit. If the process is
-killed, the next server uploads the files of the spool; the predictions of the last second are lost. An upload creates
-its file only if it does not exist, so no prediction is uploaded twice.
+and deletes them from the spool. Damaged files stay in the spool with another suffix. If the store cannot be reached, the
+spool grows, up to a limit. If the process is killed, the next server uploads the files of the spool; the predictions of
+the last second are lost. An upload creates its file only if it does not exist, so no prediction is uploaded twice.
 
 For a window without requests (:mod:`airflow_mlops.serving.log.quiet`), a file without rows is uploaded.
 """

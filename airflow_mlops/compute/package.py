@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 import zipfile
 from functools import lru_cache
 from pathlib import Path
 
 from airflow_mlops import __version__
+from airflow_mlops.core.temporary import lasting_folder
 
 _ROOT = Path(__file__).parents[1]
 # Modules that run only inside Airflow.
 _LEFT_OUT = ("plugin", "cli", "scaffold")
-
-
-# Spark reads the file whenever an executor starts, so the file stays until the process ends.
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @lru_cache(maxsize=1)
@@ -42,8 +38,7 @@ def write_package() -> Path:
     """
     content = package()
     digest = hashlib.sha256(content).hexdigest()[:12]
-    folder = tempfile.TemporaryDirectory(prefix="mlops-spark-")
-    _FOLDERS.append(folder)
-    file = Path(folder.name) / f"airflow_mlops-{__version__}-{digest}.zip"
+    # Spark reads the file whenever an executor starts, so the file stays until the process ends.
+    file = lasting_folder("spark") / f"airflow_mlops-{__version__}-{digest}.zip"
     file.write_bytes(content)
     return file

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_mlops.compute.base import Compute, Runner
@@ -20,6 +18,7 @@ from airflow_mlops.core import termination
 from airflow_mlops.core.connections import environment_name, to_json
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 from airflow_mlops.core.parent import MODULES_VARIABLE, PARENT_VARIABLE
+from airflow_mlops.core.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -91,8 +90,8 @@ class ProcessRunner(Runner[Process]):
         from airflow_mlops.data.results import read_result
         from airflow_mlops.data.store import ArtifactStore
 
-        with tempfile.TemporaryDirectory(prefix="mlops-process-") as folder:
-            message = Path(folder) / "termination-log"
+        with temporary_folder("process") as folder:
+            message = folder / "termination-log"
             message.touch()
             env = {**self._environment(conn_ids, context), termination.VARIABLE: str(message)}
             status, output = self._run_child(call, env)

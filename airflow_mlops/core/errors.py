@@ -79,9 +79,7 @@ class UnsupportedDataError(MLOpsError):
 
 
 class SpillError(MLOpsError):
-    """A query exceeds its memory limit.
-
-    The temporary files of the query do not fit on the disk, or the limit is too small for the query.
+    """The temporary files of a step do not fit on the disk, or the memory limit is too small for a query.
 
     :param disk_full: whether the disk is full. Only then is the error retryable, because a retry may find more
         space

@@ -15,6 +15,7 @@ import pyarrow as pa
 from airflow_mlops.core.cpus import available_cpus
 from airflow_mlops.core.errors import SpillError, one_line
 from airflow_mlops.core.sizes import MEMORY_VARIABLE, parse_size
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def connect(memory_limit: str | None = None, threads: int | None = None) -> Iter
     import duckdb
 
     memory_limit = memory_limit or default_memory()
-    with tempfile.TemporaryDirectory(prefix="mlops-duckdb-") as folder, _spilling(memory_limit):
+    with temporary_folder("duckdb") as folder, _spilling(memory_limit):
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
-            "temp_directory": folder,
+            "temp_directory": str(folder),
             "threads": threads or available_cpus(),
             # A table name in SQL must not refer to a Python variable.
             "python_enable_replacements": False,

@@ -55,6 +55,16 @@ def select(
     return _select(store, chosen, find, kept, ["rows", time_column])
 
 
+def require_given(store: ArtifactStore, chosen: Chosen) -> None:
+    """Check that the datasets that are given by reference exist. Another task has written them, so they cannot be expected later.
+
+    :raises DatasetNotFoundError: a dataset that is given by reference does not exist
+    """
+    for item in [chosen] if isinstance(chosen, DatasetRef | DatasetSelection) else chosen:
+        if isinstance(item, DatasetRef):
+            open_dataset(store, item)
+
+
 def select_whole(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> list[Dataset]:
     """Open the datasets that references or selections name, ordered by time, with all their rows.
 

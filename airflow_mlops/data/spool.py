@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +12,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import SpillError
+from airflow_mlops.core.temporary import temporary_folder
 
 BATCH_ROWS = 65_536
 
@@ -34,8 +32,8 @@ def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None 
         first = next(iterator)
         schema, iterator = first.schema, chain([first], iterator)
     schema = as_values(schema)
-    with tempfile.TemporaryDirectory(prefix="mlops-spool-") as folder:
-        file = _File(Path(folder) / "rows.arrow", schema)
+    with temporary_folder("spool") as folder:
+        file = _File(folder / "rows.arrow", schema)
         file.write(item.cast(schema) for item in iterator)
         yield Rows({name: _Column(file, name, schema.field(name).type) for name in schema.names}, file.num_rows)
 
@@ -58,7 +56,6 @@ class _File:
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         batches = _of_equal_size(self._schema, rows)
         with (
-            full_disk(),
             pa.OSFile(str(self._path), "wb") as file,
             pa.ipc.new_file(file, self._schema, options=options) as writer,
         ):
@@ -73,21 +70,6 @@ class _File:
         with pa.OSFile(str(self._path)) as file, pa.ipc.open_file(file, options=options) as reader:
             for number in range(first, end):
                 yield reader.get_batch(number)
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Raise :class:`SpillError` if the disk is full when the block writes or reads a temporary file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise SpillError(
-            f"The disk is full: rows that do not fit in memory are written to temporary files in {tempfile.gettempdir()}. "
-            "Free space there, or set TMPDIR to a larger disk.",
-            disk_full=True,
-        ) from error
 
 
 def _of_equal_size(schema: pa.Schema, rows: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -26,6 +24,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelCorruptError, ModelFormatError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.contract_file import CONTRACT_FILE, PROFILE_FILE, read_contract
 from airflow_mlops.registry import signatures
@@ -193,20 +192,20 @@ def _from_training(client: MlflowClient, ref: ModelVersionRef, promotion: Entry 
     tracking_uri = client.tracking_uri
 
     uri = f"models:/{ref.model}/{ref.version}"
-    with registry_errors(f"The contract of {ref} cannot be read"), tempfile.TemporaryDirectory() as temporary:
+    with registry_errors(f"The contract of {ref} cannot be read"), temporary_folder("contract") as temporary:
         # A failed download alone does not show whether the file is missing or the server is down, so list the files
         # first.
         files = mlflow.artifacts.list_artifacts(uri, tracking_uri=tracking_uri)
         folder = CONTRACT_FILE.partition("/")[0]
         if all(item.path != folder for item in files):
             return None
-        mlflow.artifacts.download_artifacts(f"{uri}/{folder}", dst_path=temporary, tracking_uri=tracking_uri)
+        mlflow.artifacts.download_artifacts(f"{uri}/{folder}", dst_path=str(temporary), tracking_uri=tracking_uri)
         if promotion is not None:
-            require_unchanged(ref, promotion, Path(temporary), CONTRACT_FILE, PROFILE_FILE)
-        profile = Path(temporary) / PROFILE_FILE
+            require_unchanged(ref, promotion, temporary, CONTRACT_FILE, PROFILE_FILE)
+        profile = temporary / PROFILE_FILE
         try:
             return VersionContract(
-                contract=read_contract(Path(temporary)),
+                contract=read_contract(temporary),
                 profile=json.loads(profile.read_bytes()) if profile.exists() else None,
             )
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.contract import THRESHOLD, Calibration, ModelContract
 from airflow_mlops.core.errors import TrainingError, one_line
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
@@ -90,8 +90,8 @@ def refit(
             class_weight = {name: weight for name, weight in class_weight.items() if name in present}
         data = replace(data, weights=with_class_weight(class_weight, data.labels, data.classes, data.weights))
     if isinstance(spec, TorchTrainerSpec):
-        with tempfile.TemporaryDirectory() as folder:
-            model = _fit(spec, seed, data, _streamed(Path(folder), contract, rows))
+        with temporary_folder("rows") as folder:
+            model = _fit(spec, seed, data, _streamed(folder, contract, rows))
     else:
         model = _fit(spec, seed, data, None)
     if calibration is not None and aside is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelCorruptError, StoreError
+from airflow_mlops.core.temporary import lasting_folder
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.contract_file import CONTRACT_FILE, has_contract
 from airflow_mlops.models.onnx.scorer import MODEL_FILE, OnnxModel
@@ -97,10 +97,6 @@ def load(store: ArtifactStore, model: SentModel) -> tuple[Scorer, Explainer | No
     return _loaded(store, model.model_dump_json())
 
 
-# The folders with the files of loaded versions stay until the process ends, because libraries may read files later.
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
-
-
 @lru_cache(maxsize=2)
 def _loaded(store: ArtifactStore, text: str) -> tuple[Scorer, Explainer | None]:
     model = SentModel.model_validate_json(text)
@@ -116,9 +112,8 @@ def _loaded(store: ArtifactStore, text: str) -> tuple[Scorer, Explainer | None]:
             f"The files of {model.name} were changed in the artifact store while they were passed to executors. Clear the "
             "task, and check who can write to the store."
         )
-    holder = tempfile.TemporaryDirectory(prefix="mlops-model-")
-    _FOLDERS.append(holder)
-    folder = Path(holder.name)
+    # Libraries may read files later, so the files of loaded versions stay until the process ends.
+    folder = lasting_folder("model")
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         # The step packed the archive, and its hash was checked.
         archive.extractall(folder)  # noqa: S202

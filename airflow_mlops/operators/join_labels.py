@@ -41,7 +41,11 @@ class JoinLabelsOperator(ShardedOperator):
     :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field. It is
         required if ScoreOperator hashed columns in ``on``. The same columns of ``labels`` are then hashed with this key
     :param on_missing: what happens if there are no predictions or no labels: the task fails (``fail``) or is skipped
-        (``skip``)
+        (``skip``). A dataset that an upstream task has written must exist in any case. If ``model`` is set and has a
+        champion, a task without predictions or labels is skipped only if the artifact store has the model's ledger.
+        Otherwise the task fails, because the file system of the store may not be mounted
+    :param mlflow_conn_id: id of the Airflow connection to MLflow, which is used only with ``on_missing="skip"`` and
+        ``model``
     :param shard: index of the shard of the predictions to join, from 0; by default all predictions are joined
     :param shards: number of shards into which the predictions are divided
     :raises SpecError: neither ``name`` nor ``model`` is set
@@ -52,6 +56,7 @@ class JoinLabelsOperator(ShardedOperator):
 
     model: str | None
     name: str | None
+    on_missing: str
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class JoinLabelsOperator(ShardedOperator):
         name: str | None = None,
         hash_conn_id: str | None = None,
         on_missing: Literal["fail", "skip"] = "fail",
+        mlflow_conn_id: str = "mlflow_default",
         shard: int | str | None = None,
         shards: int | str | None = None,
         **kwargs: Any,
@@ -79,7 +85,10 @@ class JoinLabelsOperator(ShardedOperator):
         self.assign_parameters(locals())
 
     def build_spec(self, context: Context) -> dict[str, Any]:
-        return super().build_spec(context) | {"name": self.name or f"{self.model}_outcomes"}
+        fields = super().build_spec(context) | {"name": self.name or f"{self.model}_outcomes"}
+        if self.on_missing != "skip" or self.model is None:
+            fields["mlflow"] = None
+        return fields
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         if result["dataset"] is None and result["shard"] is None:

@@ -20,7 +20,8 @@ class MaterializeFeaturesOperator(StepOperator):
 
     :param repo: path of the folder with ``feature_store.yaml``, on the machine on which the step runs
     :param window: the time window of the feature values to write, such as ``{{ partition_key }}``
-    :param feature_views: names of the feature views; by default all feature views with ``online=True``
+    :param feature_views: names of the feature views; by default all feature views with ``online=True``, without stream
+        feature views that have a function (``udf``)
     :param chunk: the longest time span to materialize at once: a ``timedelta``, or text such as ``1D``
     :param apply: whether to register the definitions of the repository first, like ``feast apply``
     :param sources: datasets that replace the rows of file sources in the repository, by the name of the source. A value

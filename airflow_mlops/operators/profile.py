@@ -26,7 +26,9 @@ class ProfileOperator(StepOperator):
     :param shard: index of the shard, from 0
     :param shards: number of shards
     :param on_missing: what happens if there is no dataset or the model has no champion: the task fails (``fail``) or is
-        skipped (``skip``)
+        skipped (``skip``). A dataset that an upstream task has written must exist in any case. If ``model`` has a
+        champion, a task without a dataset is skipped only if the artifact store has the model's ledger. Otherwise the
+        task fails, because the file system of the store may not be mounted
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.core.fingerprints import file_sha256
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry import run_files, signatures
 from airflow_mlops.registry.client import registry_errors
@@ -160,8 +160,8 @@ def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) 
         return f"The files of the champion v{ref.version} were not checked, because the ledger has no promotion of it."
     if not promotion.files:
         return f"The files of the champion v{ref.version} were not checked, because ledger entry {promotion.seq} contains no file hashes."
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
+    with temporary_folder("model") as temporary:
+        folder = temporary / "model"
         download_into(client, ref, folder)
         found = difference(promotion.files, file_hashes(folder))
     if found is None and promotion.card:

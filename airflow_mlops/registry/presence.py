@@ -10,12 +10,27 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.names import LEDGER_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+def require_store_of(client: MlflowClient, store: ArtifactStore, model: str) -> None:
+    """Check that the store has the ledger of a model, for steps that have found no data of the model in the store.
+
+    A model without a champion is not checked.
+
+    :raises StoreError: the ledger does not have the entry of the champion
+    :raises RegistryError: MLflow cannot be read
+    """
+    champion = versions.champion(client, model)
+    if champion is not None:
+        require_ledger(client, Ledger(store, model), champion)
 
 
 def require_ledger(client: MlflowClient, ledger: Ledger, ref: ModelVersionRef) -> None:

@@ -7,11 +7,11 @@ respond.
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.registry.reader import NotReadError, Reader
 from airflow_mlops.registry.run_places import place
 
@@ -64,8 +64,8 @@ def read(client: MlflowClient, run_id: str, path: str) -> bytes:
     if isinstance(reader, Reader):
         with suppress(NotReadError):
             return reader.read_of_run(run_id, path)
-    with tempfile.TemporaryDirectory() as folder:
-        found = None if isinstance(reader, Reader) else _served(_repository(client, run_id), path, Path(folder))
+    with temporary_folder("run") as folder:
+        found = None if isinstance(reader, Reader) else _served(_repository(client, run_id), path, folder)
         return download(client, run_id, path, folder).read_bytes() if found is None else found
 
 

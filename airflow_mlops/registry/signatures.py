@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.errors import ModelCorruptError, SpecError
+from airflow_mlops.core.temporary import temporary_folder
 
 # The settings `[mlops] signing_key` and `[mlops] verifying_key`, which Airflow passes to the process of a step.
 SIGNING_VARIABLE = "MLOPS_SIGNING_KEY"
@@ -44,7 +44,7 @@ def sign(entry: Mapping[str, Any]) -> str | None:
     # Keys of other kinds raise errors of several types.
     except Exception as error:
         raise _unusable("signing_key", SIGNING_VARIABLE, key, "a private", error) from error
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("signature") as folder:
         content, signature = Path(folder, "entry.json"), Path(folder, "entry.sig")
         content.write_bytes(_signed_bytes(entry))
         signer.sign(content, signature)
@@ -68,7 +68,7 @@ def require_valid(entry: Mapping[str, Any], name: str) -> None:
         raise _unusable("verifying_key", VERIFYING_VARIABLE, key, "a public", error) from error
     if not isinstance(entry.get(FIELD), str):
         raise _invalid(name, key, "has no signature")
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("signature") as folder:
         content, signature = Path(folder, "entry.json"), Path(folder, "entry.sig")
         try:
             content.write_bytes(_signed_bytes(entry))

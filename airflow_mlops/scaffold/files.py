@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateSyntaxError
 
 from airflow_mlops import __version__
 from airflow_mlops.core.errors import SpecError
@@ -50,9 +50,27 @@ def _literal(value: str | list[str]) -> str:
 
 
 def _python(value: Any, indent: int | None = None) -> str:
+    for text in [value] if isinstance(value, str) else value:
+        _require_constant(text)
     # Some invisible characters reverse the code that follows them.
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return "".join(one if one == "\n" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _require_constant(text: str) -> None:
+    """Check that Airflow, which renders the parameters of operators as Jinja templates, does not change a text.
+
+    :raises SpecError: the text contains ``{{``, ``{%`` or ``{#``, or ends of lines that Jinja changes
+    """
+    try:
+        tokens = list(Environment(autoescape=True).lex(text))
+    except TemplateSyntaxError:
+        tokens = []
+    if any(kind != "data" for _, kind, _ in tokens) or "".join(value for _, _, value in tokens) != text:
+        raise SpecError(
+            f"{text!r} cannot be written into the DAGs, because Airflow renders the parameters of operators as Jinja templates, which would "
+            "change it. Rename the column, the value or the file in the source, or leave the column out with --exclude."
+        )
 
 
 def _nested(value: Any) -> str:
@@ -99,6 +117,7 @@ def write(folder: Path, name: str, place: Place, proposal: Proposal, complete: b
     :param complete: whether the sample of the proposal contains all rows of the data
     :param ci: CI system for which a pipeline is written; ``None`` for no pipeline
     :return: paths of the files, relative to ``folder``
+    :raises SpecError: a name or a value contains a Jinja template
     """
     every = proposal.every
     begin, end = schedules.bounds(every, proposal.first, proposal.last)

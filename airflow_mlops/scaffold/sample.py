@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.connections import ConnectionResolver
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
@@ -46,7 +46,7 @@ def read(spec: IngestSpec, connection: ConnectionResolver, max_rows: int = MAX_R
     :raises MLOpsError: the rows cannot be read, see :func:`airflow_mlops.stages.ingest.step.run`
     """
     source = _Limited(open_source(spec, connection), max_rows)
-    with tempfile.TemporaryDirectory(prefix="mlops-init-") as folder:
+    with temporary_folder("init") as folder:
         store = ArtifactStore(f"file://{folder}")
         result = ingest(source, spec, StepContext(store, connection=connection))
         table = open_dataset(store, result.dataset).table()

@@ -42,6 +42,11 @@ class Metrics:
             "Age of the oldest prediction that is not yet in the artifact store",
             registry=self.registry,
         )
+        self.damaged = Gauge(
+            "mlops_serve_log_damaged_files",
+            "Files of the spool that are kept because they are damaged",
+            registry=self.registry,
+        )
         self.dropped = Counter(
             "mlops_serve_log_dropped_rows",
             "Predictions that were not logged, for example because the spool is full",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.models.contract_file import has_contract, read_contract
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import file_hashes
@@ -55,8 +55,8 @@ def stored_files(client: MlflowClient, ref: ModelVersionRef) -> dict[str, str]:
 
     :raises RegistryError: the version or its files do not exist any more
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
+    with temporary_folder("model") as temporary:
+        folder = temporary / "model"
         download_into(client, ref, folder)
         return file_hashes(folder)
 

@@ -11,6 +11,7 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Result, StepCall
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.core.cpus import limit_libraries
+from airflow_mlops.core.temporary import remove_abandoned
 from airflow_mlops.data.results import read_result, write_result
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages import library_errors
@@ -56,6 +57,7 @@ def run_call(
     # times slower. OpenMP reads this variable when its library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     limit_libraries()
+    remove_abandoned()
     try:
         answer, cached = _run(call, store, connection, executors)
     except Exception as error:

@@ -10,6 +10,7 @@ import importlib
 import os
 import random
 import signal
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -142,13 +143,19 @@ class Killer:
         return False
 
 
-def test_steps_that_are_killed_are_completed_by_their_next_try(url: str, mlflow: ConnectionInfo, tmp_path: Path):
+def test_steps_that_are_killed_are_completed_by_their_next_try(
+    url: str, mlflow: ConnectionInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     model = f"{MODEL}-{url.partition(':')[0]}"
     killer = Killer(mlflow, KILLS, seed=int(os.environ.get("MLOPS_TORTURE_SEED", "20130401")))
     lifecycle = Lifecycle(url, tmp_path, killer.run, model=model, rows=ROWS)
     for month in PASSED_MONTHS:
         lifecycle.month(month)
     assert dict(killer.killed) == dict.fromkeys(STEPS, KILLS)
+    # The try that completed has deleted what the killed ones left behind.
+    assert list((tmp_path / "temporary").glob("mlops-*")) == []
     store = ArtifactStore(url)
     require_whole(store, model)
     client = connect(MLflowTarget(), lambda _: mlflow)

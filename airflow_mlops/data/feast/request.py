@@ -119,6 +119,11 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
     return FeatureRequest(list(dict.fromkeys(refs)), list(views.values()), on_demand)
 
 
+def has_function(view: Any) -> bool:
+    """Return whether Feast applies a function to the source of a feature view when it materializes the view."""
+    return bool(getattr(view, "feature_transformation", None))
+
+
 def require_stored(request: FeatureRequest) -> None:
     """Check that the sources of feature views contain the features, because joins read only the sources.
 
@@ -131,7 +136,7 @@ def require_stored(request: FeatureRequest) -> None:
 
     for item in request.views:
         is_stored = isinstance(item.view, StreamFeatureView) and not item.view.materialization_intervals
-        if getattr(item.view, "feature_transformation", None) and not is_stored:
+        if has_function(item.view) and not is_stored:
             raise FeatureStoreError(
                 f"Feature view {item.view.name!r} has a function, which Feast applies only when it materializes the view. A join would "
                 "read the source without it, so training and serving would get different values. Compute the features in the source, "

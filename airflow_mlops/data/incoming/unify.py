@@ -7,19 +7,19 @@ in temporary files.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import ComputeError, SchemaError
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.incoming.batches import merged
 from airflow_mlops.data.incoming.inference import TextColumn, is_untyped
 from airflow_mlops.data.incoming.types import ColumnTypes
-from airflow_mlops.data.types import as_column, common_type, one_sentence, stored_type
+from airflow_mlops.data.types import as_column, common_type, stored_type
 
 # Batches are merged until they have this number of rows or bytes.
 _ROWS, _BYTES = 4_096, 32 << 20
@@ -41,7 +41,7 @@ def unified(
     :param note: function that receives a sentence for each column of numbers that is kept as text
     :return: the batches, all with the same schema; valid only inside the ``with`` block
     :raises SchemaError: a column contains values that have no common type
-    :raises ComputeError: the temporary files cannot be written
+    :raises SpillError: the disk is full
     """
     iterator = iter(batches)
     columns = _Columns(types)
@@ -51,11 +51,10 @@ def unified(
     elif is_settled() and not any(map(is_untyped, first.schema)):
         yield _settled(first, iterator, columns)
     else:
-        with tempfile.TemporaryDirectory(prefix="mlops-ingest-") as folder:
-            spool = _Spool(Path(folder))
+        with temporary_folder("ingest") as folder, closing(_Spool(folder)) as spool:
             for batch in merged(chain([first], iterator), _ROWS, _BYTES):
                 spool.write(columns.widen(batch))
-            spool.close()
+            spool.finish()
             columns.infer(note)
             yield (columns.convert(batch) for batch in spool.batches())
 
@@ -170,41 +169,37 @@ class _Spool:
         self._folder = folder
         self._files: list[Path] = []
         self._schema: pa.Schema | None = None
+        self._file: pa.OSFile | None = None
         self._writer: pa.ipc.RecordBatchStreamWriter | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         if self._writer is None or not batch.schema.equals(self._schema):
-            self.close()
+            self.finish()
             path = self._folder / f"{len(self._files)}.arrow"
             options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self._writer = pa.ipc.new_stream(str(path), batch.schema, options=options)
+            self._file = pa.OSFile(str(path), "wb")
+            self._writer = pa.ipc.new_stream(self._file, batch.schema, options=options)
             self._files.append(path)
             self._schema = batch.schema
-        with _disk_errors(self._folder):
-            self._writer.write_batch(batch)
+        self._writer.write_batch(batch)
+
+    def finish(self) -> None:
+        """Complete the file that is being written."""
+        if self._writer is not None:
+            self._writer.close()
+        self.close()
 
     def close(self) -> None:
-        if self._writer is not None:
-            with _disk_errors(self._folder):
-                self._writer.close()
-            self._writer = None
+        """Close the file that is being written. It is incomplete if the disk is full."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._writer = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for path in self._files:
             with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
                 yield from reader
             path.unlink()
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ComputeError(
-            f"Rows could not be written to the temporary folder {folder.parent}: {one_sentence(error)}. Free some space "
-            "there, or set TMPDIR to another folder where the step runs."
-        ) from None
 
 
 def known_types(columns: Iterable[tuple[str, pa.DataType | None]]) -> dict[str, pa.DataType]:

@@ -19,6 +19,7 @@ class ArtifactStore(ExclusiveWriting, Listing, Uploads):
 
     :param url: URL of the folder that contains all keys
 
-    :raises StoreError: fsspec does not know the URL's protocol, or the package for it is not installed
+    :raises StoreError: fsspec does not know the URL's protocol, the package for it is not installed, or the folder is on a
+        file system of ``/etc/fstab`` that is not mounted
     :raises SpecError: the URL contains credentials
     """

@@ -13,6 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_mlops.core.errors import SpecError, StoreError, one_line
+from airflow_mlops.core.mounts import unmounted
 from airflow_mlops.core.secrets import url_credentials
 from airflow_mlops.data.store.traffic import Traffic
 
@@ -44,6 +45,11 @@ class Location:
             ) from error
         self.traffic = Traffic()
         self._local = isinstance(self.fs, LocalFileSystem)
+        if self._local and (place := unmounted(Path(self.root))) is not None:
+            raise StoreError(
+                f"The artifact store {self.url} is on the file system {place} of /etc/fstab, which is not mounted. Mount it, or correct "
+                "the setting [mlops] artifacts."
+            )
         self._one_request = _ONE_REQUEST.get(protocol, {})
 
     def __repr__(self) -> str:

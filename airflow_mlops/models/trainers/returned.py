@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import tempfile
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import ModelFormatError, TrainingError, one_line
 from airflow_mlops.core.isolation import quiet
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.trainers.onnx_file import OnnxFileModel
 from airflow_mlops.models.trainers.sklearn.model import SklearnModel
@@ -108,8 +108,8 @@ def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], so
     """
     backend = sys.modules["keras"].backend.backend()
     _require_exporter(backend, name)
-    with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
-        file = Path(folder) / "model.onnx"
+    with temporary_folder("model") as folder:
+        file = folder / "model.onnx"
         try:
             # torch warns about Keras's own code.
             with quiet():

@@ -5,9 +5,9 @@ a second thread uploads the files of the spool to the artifact store::
 
     online/MODEL/WINDOW/v3-UUID.parquet
 
-and deletes them from the spool. If the store cannot be reached, the spool grows, up to a limit. If the process is
-killed, the next server uploads the files of the spool; the predictions of the last second are lost. An upload creates
-its file only if it does not exist, so no prediction is uploaded twice.
+and deletes them from the spool. Damaged files stay in the spool with another suffix. If the store cannot be reached, the
+spool grows, up to a limit. If the process is killed, the next server uploads the files of the spool; the predictions of
+the last second are lost. An upload creates its file only if it does not exist, so no prediction is uploaded twice.
 
 For a window without requests (:mod:`airflow_mlops.serving.log.quiet`), a file without rows is uploaded.
 """
@@ -66,6 +66,10 @@ _FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 0.8, 10.0, 60.0
 _WAITING_ROWS = 20_000
 _SPOOL_BYTES = 1 << 30
 _SEGMENT_BYTES = 64 << 20
+# Suffix of damaged files of the spool.
+_DAMAGED = ".damaged"
+# The first bytes of each message of Arrow.
+_MESSAGE = b"\xff\xff\xff\xff"
 # Replaces the UUID in the name of a file without rows, so that several servers write the same file.
 _EMPTY = "0" * 32
 
@@ -353,20 +357,52 @@ class PredictionSpool:
     def _upload(self) -> None:
         """Upload all files of the spool that no server is writing, including the files of killed servers."""
         for path in sorted(self._folder.glob("*.arrows")):
-            with suppress(FileNotFoundError), path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    continue
-                content = _parquet(file)
-                if content is None:
-                    self._lose(_window_of(path))
-                    log.warning("The file %s of the spool has no complete predictions. It is deleted.", path)
-                else:
-                    self._store.create_exclusive(self._key(path), content)
-                self._unsent.pop(path, None)
-                path.unlink()
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.error("The file %s of the spool cannot be read, so it is not uploaded: %s", path, error)
+                continue
+            with file, suppress(FileNotFoundError):
+                self._upload_file(path, file)
         self._count_removed()
+
+    def _upload_file(self, path: Path, file: BinaryIO) -> None:
+        """Upload a file of the spool, unless a server is writing it. A damaged file must not stop the upload of others."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        content, is_damaged = None, True
+        try:
+            content, is_damaged = _parquet(file)
+        except (OSError, MemoryError) as error:
+            log.error("The file %s of the spool cannot be read, so it is not uploaded: %s", path, error)
+            return
+        except Exception:
+            log.exception("The file %s of the spool cannot be converted to Parquet.", path)
+        if content is not None:
+            self._store.create_exclusive(self._key(path), content)
+        elif not is_damaged:
+            log.warning("The file %s of the spool has no complete predictions. It is deleted.", path)
+        if content is None or is_damaged:
+            self._lose(_window_of(path))
+        self._unsent.pop(path, None)
+        if not is_damaged:
+            path.unlink()
+            return
+        aside = path.with_suffix(_DAMAGED)
+        path.rename(aside)
+        log.error(
+            "A file of the spool is damaged. It is kept as %s. Its predictions %s uploaded.",
+            aside, "before the damage are" if content is not None else "are not",
+        )  # fmt: skip
+
+    @property
+    def damaged(self) -> int:
+        """Number of files in the spool that could not be converted, and are kept."""
+        return sum(1 for _ in self._folder.glob(f"*{_DAMAGED}"))
 
     def _key(self, path: Path) -> str:
         """Return the key under which a file of the spool is uploaded."""
@@ -489,24 +525,37 @@ def _with_times(batch: pa.RecordBatch, name: str, micros: np.ndarray) -> pa.Reco
     return batch.set_column(index, batch.schema.field(index), pc.coalesce(times, answered))
 
 
-def _parquet(file: BinaryIO) -> bytes | None:
-    """Convert a file of the spool to Parquet; ``None`` if it has no rows.
+def _parquet(file: BinaryIO) -> tuple[bytes | None, bool]:
+    """Convert the complete batches of a file of the spool to Parquet.
 
-    A last batch that was not written completely is left out.
+    :return: the Parquet file, or ``None`` if there are no complete rows, and whether the file is damaged. A last batch that
+        was not written completely is no damage, because a killed server leaves it
+    :raises OSError: the file cannot be read at the moment
     """
     batches: list[pa.RecordBatch] = []
+    is_damaged = False
     try:
         reader = pa.ipc.open_stream(file)
         while True:
             batches.append(reader.read_next_batch())
     except StopIteration:
         pass
-    except (pa.ArrowException, OSError):
-        if not batches:
-            return None
+    except (pa.ArrowException, OSError) as error:
+        # Arrow's own errors have no number.
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise
+        is_damaged = not _is_torn(file)
     if not sum(batch.num_rows for batch in batches):
-        return None
-    return _as_parquet(batches)
+        return None, is_damaged
+    return _as_parquet(batches), is_damaged
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Return whether Arrow has read a stream up to the end of its file and expected more."""
+    end, size = file.tell(), os.fstat(file.fileno()).st_size
+    file.seek(0)
+    start = file.read(len(_MESSAGE))
+    return end == size and _MESSAGE.startswith(start)
 
 
 def _as_parquet(batches: Sequence[pa.RecordBatch]) -> bytes:

@@ -253,6 +253,7 @@ def main() -> None:
             "dropped": value("mlops_serve_log_dropped_rows_total"),
             "spooled": value("mlops_serve_log_spooled_bytes"),
             "lag": value("mlops_serve_log_lag_seconds"),
+            "damaged": sum(spool.damaged for spool in spools.values()),
         }
         print(json.dumps(facts), flush=True)
 

@@ -39,7 +39,8 @@ class OnlineFeatures:
         :param contract: contract of the version
         :param columns: the fields of a row of a request
         :param training: manifest of the training set; ``None`` if it no longer exists
-        :raises FeatureStoreError: the repository cannot be used, or no longer has a feature of the version
+        :raises FeatureStoreError: the repository cannot be used, or no longer has a feature of the version, or computes one only when
+            it materializes the view
         """
         if training is None:
             return None
@@ -62,6 +63,8 @@ class OnlineFeatures:
             )
         with repository.locked(store, shared=True):
             plan = request.resolve(store, service, None if service else refs)
+        # A view may have been materialized after the training.
+        request.require_stored(plan)
         # The registry is not read again. Later changes concern later versions of the model, and the file of the
         # registry may be incomplete while it is written.
         registry: Any = store.registry

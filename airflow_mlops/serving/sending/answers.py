@@ -284,6 +284,7 @@ class Writing:
             self._dropped = facts["dropped"]
             self._metrics.spooled.set(facts["spooled"])
             self._metrics.lag.set(facts["lag"])
+            self._metrics.damaged.set(facts["damaged"])
 
 
 def _encoded(answer: Answer, apart: Apart | None) -> Packed | Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from airflow_mlops.core import own_code
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError, NotCacheableError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.selection import contents, select_one
 from airflow_mlops.data.store import ArtifactStore
@@ -203,7 +203,7 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
             raise NotCacheableError(f"the MLflow run of {ref} was deleted")
         if not tags.items() <= run.data.tags.items() or not registered.description:
             raise NotCacheableError(f"the record of the evaluation of {ref} in MLflow was changed")
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder("evaluation") as temporary:
             folder = run_files.download(client, ref.run_id, EVALUATION_FOLDER, temporary)
             if Verdict.model_validate_json((folder / "verdict.json").read_bytes()) != verdict:
                 raise NotCacheableError(f"{ref} was evaluated again")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.datasets import Manifest, open_dataset
 from airflow_mlops.data.datasets.by_id import Finder, parents_of
 from airflow_mlops.data.store import ArtifactStore
@@ -146,8 +145,7 @@ def log(client: MlflowClient, context: StepContext, item: Measured, evaluation: 
         return
     compared, verdict = evaluation.compared, evaluation.verdict
     facts = _facts(client, context, item, evaluation)
-    with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
-        folder = Path(temporary)
+    with temporary_folder("evaluation") as folder, registry_errors(f"The evaluation of {ref} cannot be logged"):
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
         drawn = plots.draw(
             folder,
@@ -160,7 +158,7 @@ def log(client: MlflowClient, context: StepContext, item: Measured, evaluation: 
         )
         explained = explanation_plots.draw(folder, facts.explanation) if facts.explanation else []
         about = model_card.write(folder, facts, drawn, explained)
-        client.log_artifacts(ref.run_id, temporary, ARTIFACTS)
+        client.log_artifacts(ref.run_id, str(folder), ARTIFACTS)
         client.set_tag(ref.run_id, "mlops.evaluated_on", verdict.dataset_id)
         client.set_tag(ref.run_id, "mlops.verdict", facts.outcome)
         # A description that a person wrote is not overwritten.

@@ -28,7 +28,7 @@ def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
     # The inputs contain no secret key. This call checks that the connection still has the key that scoring used.
     pseudonymizers(predictions, spec, context)
     return {
-        "spec": spec.model_dump(mode="json", exclude={"predictions", "labels"}),
+        "spec": spec.model_dump(mode="json", exclude={"predictions", "labels", "model", "mlflow"}),
         "predictions": contents(predictions),
         "labels": contents(labels),
     }

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result
-from airflow_mlops.core.references import DatasetLike, DatasetRef
+from airflow_mlops.core.references import DatasetLike, DatasetRef, MLflowTarget
 from airflow_mlops.core.shards import ShardedSpec
 from airflow_mlops.data.columns import LabelColumn, is_reserved
 
@@ -39,6 +39,9 @@ class JoinLabelsSpec(ShardedSpec):
         hashed a column of ``on``
     :param on_missing: what happens if there is no dataset of predictions or no dataset of labels. ``fail`` fails the
         task; ``skip`` writes no dataset
+    :param model: name of the registered model. With ``skip``, the artifact store must have the ledger of this model if
+        the model has a champion, so that a store that is not mounted is not taken for an empty one
+    :param mlflow: the MLflow server of ``model``; ``None`` to check nothing
     """
 
     predictions: DatasetLike
@@ -51,6 +54,8 @@ class JoinLabelsSpec(ShardedSpec):
     name: Name
     hash_conn_id: str | None = None
     on_missing: Literal["fail", "skip"] = "fail"
+    model: Name | None = None
+    mlflow: MLflowTarget | None = None
 
     @model_validator(mode="after")
     def _own_column(self) -> JoinLabelsSpec:

@@ -14,7 +14,9 @@ from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.predictions import log as log
-from airflow_mlops.data.selection import coverage, select, window_of
+from airflow_mlops.data.selection import coverage, require_given, select, window_of
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.presence import require_store_of
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import on_executors, shards
 from airflow_mlops.stages.join_labels.counts import Counts, check, total
@@ -41,7 +43,9 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     counts and writes the dataset, with the same id as in a single pass.
 
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
-        ``fail``
+        ``fail`` or the dataset was given by reference
+    :raises StoreError: a dataset is missing, and the store does not have the ledger of the model, for example because its
+        file system is not mounted
     :raises SchemaError: a dataset has no predictions; a column is absent; key columns have incomparable types; a prediction
         has several labels, and no column decides which label is valid; or more predictions lack a label only because of
         the form of their keys (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than match a row of the labels
@@ -57,6 +61,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     except DatasetNotFoundError as error:
         if spec.on_missing == "fail":
             raise
+        _require_store(spec, context)
         missing = str(error)
     if shard is not None and spec.on_missing == "skip":
         missing = shard.claim("missing", lambda: missing)
@@ -96,6 +101,14 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         )
     result = _commit_pieces(writer, join, pieces, context)
     return result.model_copy(update={"shard": shard.shard})
+
+
+def _require_store(spec: JoinLabelsSpec, context: StepContext) -> None:
+    """Check that missing datasets are not due to a store that is not mounted."""
+    for chosen in (spec.predictions, spec.labels):
+        require_given(context.store, chosen)
+    if spec.model is not None and spec.mlflow is not None:
+        require_store_of(connect(spec.mlflow, context.connection), context.store, spec.model)
 
 
 def _selected(

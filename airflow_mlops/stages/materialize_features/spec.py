@@ -37,7 +37,8 @@ class MaterializeFeaturesSpec(Spec):
 
     :param repo: path of the folder with ``feature_store.yaml``
     :param window: time window of the feature values to materialize
-    :param feature_views: names of the feature views to materialize; by default all feature views that are served online
+    :param feature_views: names of the feature views to materialize; by default all feature views that are served online,
+        without stream feature views that have a function (``udf``)
     :param chunk: maximum length of a chunk; 31 days by default. The chunks of the window are materialized one after the
         other. A retry continues after the last finished chunk
     :param apply: whether to register the definitions of the repository first, as ``feast apply`` does

@@ -16,7 +16,7 @@ from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.local_files import LocalFiles
 from airflow_mlops.data.feast.parquet_source import is_parquet, require_nanoseconds, require_timestamps
 from airflow_mlops.data.feast.publishing import SourceFolder, source_columns
-from airflow_mlops.data.feast.request import ViewRequest
+from airflow_mlops.data.feast.request import ViewRequest, has_function
 from airflow_mlops.data.selection import select_whole
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.materialize_features.spec import (
@@ -197,14 +197,25 @@ def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
     """Return the names of the feature views to materialize.
 
     The names are in the order of ``requested``. If ``requested`` is ``None``, they are the names of all feature views
-    that are served online, sorted.
+    that are served online, sorted, without stream feature views that have a function. Feast would apply the function to
+    the batch source, which contains its results, so the online store would get other values than a training set.
 
-    :raises FeatureStoreError: a requested feature view does not exist or is not served online
+    :raises FeatureStoreError: a requested feature view does not exist, is not served online, or is a stream feature view
+        with a function
     """
+    streams = store.list_stream_feature_views()
+    computed = {view.name for view in streams if has_function(view)}
+    refused = [name for name in requested or () if name in computed]
+    if refused:
+        raise FeatureStoreError(
+            f"Stream feature view {refused[0]!r} has a function, which Feast would apply again to the batch source when it materializes "
+            "the view, so training and serving would get different values. Remove the view from `feature_views`, and write its "
+            "rows to the online store with Feast's `push`."
+        )
     online = {
         view.name
-        for view in (*store.list_batch_feature_views(), *store.list_stream_feature_views())
-        if view.online and getattr(view, "enabled", True)
+        for view in (*store.list_batch_feature_views(), *streams)
+        if view.online and getattr(view, "enabled", True) and view.name not in computed
     } | {view.name for view in store.list_on_demand_feature_views() if view.write_to_online_store}
     unknown = [name for name in requested or () if name not in online]
     if unknown:

@@ -8,7 +8,7 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.selection import select
+from airflow_mlops.data.selection import require_given, select
 from airflow_mlops.drift import training_reference
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.models import contracts
@@ -17,6 +17,7 @@ from airflow_mlops.profiles.profile import profile
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import require_promoted
+from airflow_mlops.registry.presence import require_store_of
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.profile import on_executors
 from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
@@ -25,15 +26,20 @@ from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
     """Profile the rows of the shard and store the profile.
 
-    :raises DatasetNotFoundError: there is no dataset, and ``on_missing`` is ``fail``
+    :raises DatasetNotFoundError: there is no dataset, and ``on_missing`` is ``fail`` or the dataset was given by reference
+    :raises StoreError: there is no dataset, and the store does not have the ledger of the model, for example because its
+        file system is not mounted
     :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
     """
     try:
         datasets = select(context.store, spec.dataset, kept=context.kept)
     except DatasetNotFoundError as error:
-        if spec.on_missing == "skip":
-            return ProfileResult(profile=None, summary=f"Nothing was profiled. {error}")
-        raise
+        if spec.on_missing == "fail":
+            raise
+        require_given(context.store, spec.dataset)
+        if spec.model is not None:
+            require_store_of(connect(spec.mlflow, context.connection), context.store, spec.model)
+        return ProfileResult(profile=None, summary=f"Nothing was profiled. {error}")
     columns, reference = spec.columns, None
     if columns is None and spec.model is not None:
         reference = _reference(spec.model, spec.mlflow, datasets, context)

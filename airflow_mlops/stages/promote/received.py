@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -13,6 +11,7 @@ from airflow_mlops import __version__
 from airflow_mlops.core.calls import Spec
 from airflow_mlops.core.errors import ModelCorruptError, RegistryError
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.models import contracts
 from airflow_mlops.overview import index
 from airflow_mlops.registry.aliases import carry_out, settled_champion
@@ -128,8 +127,8 @@ def _require_champion(spec: ReceivedSpec, now: ModelVersionRef | None) -> None:
 
 def _require_unchanged(client: MlflowClient, received: Received) -> None:
     ref = received.version
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
+    with temporary_folder("model") as temporary:
+        folder = temporary / "model"
         download_into(client, ref, folder)
         found = difference(received.files, file_hashes(folder))
     if found is None and contracts.digest(client, ref) != received.contract_sha256:

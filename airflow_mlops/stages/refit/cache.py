@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core import own_code
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.selection import contents, select_one
 from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import registry_errors
@@ -123,11 +122,10 @@ def _files(client: MlflowClient, run_id: str, path: str) -> dict[str, bytes]:
     :param path: path of the file or folder
     :return: empty if the run has no such file or folder
     """
-    with registry_errors(f"The files of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as temporary:
+    with registry_errors(f"The files of run {run_id} cannot be read"), temporary_folder("evaluation") as folder:
         if path not in run_files.paths(client, run_id):
             return {}
-        run_files.download(client, run_id, path, temporary)
-        folder = Path(temporary)
+        run_files.download(client, run_id, path, folder)
         return {
             file.relative_to(folder).as_posix(): file.read_bytes()
             for file in sorted(folder.rglob("*"))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import textwrap
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom
 from airflow_mlops.metrics.columns import read_columns
@@ -243,8 +242,8 @@ def _register(
         REFIT_OF_TAG: str(judged.ref.version),
         JUDGED_RUN_TAG: judged.ref.run_id,
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
+    with temporary_folder("model") as temporary:
+        folder = temporary / "model"
         with Phase(context, "Packaged"):
             description = write_package(folder, stored, dataset, rows, test, part=None, importances=judged.importances)
         try:
@@ -335,7 +334,7 @@ def _write_card(client: MlflowClient, context: StepContext, judged: _Judged, ref
     if refit.version is None:
         return
     ref = refit.version
-    with registry_errors(f"The evaluation of {ref} cannot be logged"), tempfile.TemporaryDirectory() as temporary:
+    with registry_errors(f"The evaluation of {ref} cannot be logged"), temporary_folder("model") as temporary:
         if ARTIFACTS not in run_files.paths(client, judged.ref.run_id):
             context.progress(f"{ref} has no model card, because the MLflow run of {judged.ref} has none.")
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops import __version__
 from airflow_mlops.core import imports
 from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, Manifest
 from airflow_mlops.metrics import custom
@@ -208,9 +208,9 @@ def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train
     # Imported here, because this module imports Matplotlib.
     from airflow_mlops.models import explanation_plots
 
-    with tempfile.TemporaryDirectory() as folder:
-        explanation_plots.write(Path(folder), found)
-        client.log_artifacts(run_id, folder, FOLDER)
+    with temporary_folder("plots") as folder:
+        explanation_plots.write(folder, found)
+        client.log_artifacts(run_id, str(folder), FOLDER)
 
 
 def log_model(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
@@ -232,8 +231,8 @@ def _train_and_register(
         "mlops.status": "candidate",
         IDENTITY: identity,
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
+    with temporary_folder("model") as temporary:
+        folder = temporary / "model"
         with Phase(context, "Packaged"):
             description = write_package(folder, fitted, dataset, train, test)
         model_id = None

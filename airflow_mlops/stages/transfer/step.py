@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops import __version__
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.overview import index
 from airflow_mlops.registry.client import connect, registry_errors, unless_missing, without_credentials
 from airflow_mlops.registry.ledger import Ledger
@@ -59,8 +58,8 @@ def run(spec: TransferSpec, context: StepContext) -> TransferResult:
     client = connect(spec.mlflow, context.connection)
     evidence = evidence_of(client, ledger, source.ref)
     found_origin = origin(client, source.ref)
-    with tempfile.TemporaryDirectory() as temporary:
-        package = read(client, store, source.ref, evidence, Path(temporary))
+    with temporary_folder("model") as temporary:
+        package = read(client, store, source.ref, evidence, temporary)
         client = connect(target, context.connection)
         tags = _tags(source)
         version = receive(client, target_store, model, key, package, evidence.files, tags)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import ModelCorruptError, RegistryError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
 from airflow_mlops.registry.client import registry_errors
@@ -48,8 +47,8 @@ def receive(
     run_tags = {"mlops.model": model, **package.run_tags, **tags}
     with run_for(client, store, model, key, package.run_name, run_tags) as run_id:
         ref = of_run(client, model, run_id) or _upload(client, model, run_id, package, tags)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "model"
+        with temporary_folder("model") as temporary:
+            folder = temporary / "model"
             download_into(client, ref, folder)
             found = difference(files, file_hashes(folder))
         if found is not None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.prefetch import run_cancellable
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
@@ -123,9 +122,9 @@ def _run_suite(
     require_same_kinds(suite, columns.kinds)
     suite = with_bounds(suite, times)
     engine = RelationEngine(relation, columns.names)
-    with tempfile.TemporaryDirectory() as site:
+    with temporary_folder("validation") as site:
         # With more than a summary, Great Expectations returns the values of all rows that do not meet an expectation.
-        session = checkpoint.Session(suite, spec.rows_name, Path(site), engine.add_batch, "SUMMARY")
+        session = checkpoint.Session(suite, spec.rows_name, site, engine.add_batch, "SUMMARY")
         try:
             identifier, found = session.run()
         except ValidationError:
@@ -137,7 +136,7 @@ def _run_suite(
             _correct(result)
         session.write_data_docs(identifier, found)
         identity = fingerprint([spec.conn_id, relation.sql])
-        docs_url = checkpoint.publish_data_docs(Path(site), context.store, spec.rows_name, identity)
+        docs_url = checkpoint.publish_data_docs(site, context.store, spec.rows_name, identity)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result, about_rows) for result in found.results]
     return Validation(spec, relation, columns, engine, found.results, outcomes, suite.name, docs_url)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.store import ArtifactStore
@@ -56,8 +55,8 @@ def check(
     restored: list[Expectation] = sent_expectations.restore(expectations, rows.schema)
     mark(restored)
     found = [Collector(rows.schema.empty_table().select(names)) for names in columns]
-    with tempfile.TemporaryDirectory() as site:
-        session = checkpoint.Session(ExpectationSuite(name="suite"), "rows", Path(site))
+    with temporary_folder("validation") as site:
+        session = checkpoint.Session(ExpectationSuite(name="suite"), "rows", site)
         for first, table in rows.batches(part, parts):
             frame = frame_of(table, known)
             for result in session.check(restored, frame):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from airflow_mlops.data.spool import full_disk
+from airflow_mlops.core.temporary import full_disk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,17 +5,16 @@ If an expectation fails, the step fails the task, logs the failure, or quarantin
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
@@ -108,15 +107,15 @@ def _validate(
     """
     datasets = rows.datasets
     name = datasets[0].manifest.name
-    with tempfile.TemporaryDirectory() as site:
+    with temporary_folder("validation") as site:
         if rows.fits:
-            found = checkpoint.run_suite(suite, rows.table(), name, Path(site))
+            found = checkpoint.run_suite(suite, rows.table(), name, site)
             failing = [RowNumbers(unexpected_rows(result)) for result in found.results]
         else:
-            found, failing = run_in_batches(suite, rows, name, Path(site), divided)
+            found, failing = run_in_batches(suite, rows, name, site, divided)
         ids = [dataset.manifest.id for dataset in datasets]
         identity = ids[0] if len(ids) == 1 else fingerprint(ids)
-        docs_url = checkpoint.publish_data_docs(Path(site), context.store, name, identity)
+        docs_url = checkpoint.publish_data_docs(site, context.store, name, identity)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
     write_outcomes(context.store, context.key, outcomes)

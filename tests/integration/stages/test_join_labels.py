@@ -14,6 +14,7 @@ from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecErr
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets, open_dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.operators import JoinLabelsOperator
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.join_labels.step import run
@@ -278,9 +279,9 @@ DAG = """
 from airflow.sdk import DAG
 from airflow_mlops.operators import JoinLabelsOperator
 
-with DAG("join_labels_{month}", default_args={{"model": "joined", "on_missing": "skip"}}):
+with DAG("join_labels_{month}", default_args={{"on_missing": "skip"}}):
     JoinLabelsOperator(
-        task_id="join_labels",
+        task_id="join_labels", name="joined_outcomes",
         predictions={{"name": "joined_predictions", "window": "{month}"}}, labels={{"name": "joined_flights"}},
         on=["flight"], label={{"name": "late", "expression": "arr_delay > 15"}},
     )
@@ -299,6 +300,22 @@ def test_a_task_joins_labels_or_is_skipped_without_predictions(month, state, run
     if state == "success":
         assert run.xcom("join_labels")["dataset"]["name"] == "joined_outcomes"
         assert run.xcom("join_labels")["coverage"] == 0.5
+
+
+def test_mlflow_is_asked_only_before_a_task_of_a_model_is_skipped():
+    given = {
+        "task_id": "t",
+        "predictions": {"name": "p"},
+        "labels": {"name": "l"},
+        "on": ["id"],
+        "label": "y",
+        "name": "n",
+    }
+    asked = {"model": "m", "on_missing": "skip", "mlflow_conn_id": "other"}
+    fields = JoinLabelsOperator(**given, **asked).build_spec({})
+    assert (fields["model"], fields["mlflow"]["conn_id"]) == ("m", "other")
+    for change in ({"model": None}, {"on_missing": "fail"}):
+        assert JoinLabelsOperator(**given, **{**asked, **change}).build_spec({})["mlflow"] is None
 
 
 def test_label_at_is_added_only_if_labels_timestamp_holds_times(store):

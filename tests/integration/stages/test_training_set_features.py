@@ -6,6 +6,9 @@ import json
 import textwrap
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,19 +21,26 @@ from hypothesis import strategies as st
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from airflow_mlops.core.errors import FeatureStoreError, LeakageError, MLOpsError, NotCacheableError
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.feast import content, offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import join as feast_join
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast import request as feast_request
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving.rows.online_features import OnlineFeatures
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.materialize_features import step as materialize_features
+from airflow_mlops.stages.materialize_features.spec import MaterializeFeaturesSpec
 from airflow_mlops.stages.training_set import spread
 from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.support.executors import LocalExecutors
 from tests.support.feature_repo import FEATURE_STORE
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 START = datetime(2013, 1, 1, tzinfo=timezone.utc)
 UTC = pa.timestamp("us", "UTC")
@@ -654,11 +664,14 @@ def test_a_type_without_an_arrow_equivalent_is_named(kinds):
         look_up(kinds, ["opaque:bytes"], pa.table({"place": ["EWR"], "time": minutes([10])}))
 
 
-def test_features_that_only_a_materialization_computes_are_refused(tmp_path):
+@pytest.fixture
+def computed(tmp_path) -> FeatureStore:
+    """A repository with a batch and a stream feature view that have a function."""
     view = """
 from feast import BatchFeatureView, PushSource, StreamFeatureView
 computed_by = dict(
-    entities=[place], schema=[Field(name="value", dtype=Int64)], mode="pandas", udf=lambda frame: frame * 2, udf_string="",
+    entities=[place], schema=[Field(name="value", dtype=Int64)], mode="pandas", online=True, udf=lambda frame: frame * 2,
+    udf_string="",
 )
 doubled = BatchFeatureView(name="doubled", source=hourly, **computed_by)
 pushed = PushSource(name="pushed", batch_source=hourly)
@@ -670,20 +683,39 @@ streamed = StreamFeatureView(name="streamed", source=pushed, timestamp_field="at
     (tmp_path / "definitions.py").write_text(textwrap.dedent(DEFINITIONS) + view)
     store = feast_repo.open_store(str(tmp_path))
     feast_repo.apply(store, feast_repo.parse_repo(store))
+    return store
 
+
+def test_features_that_only_a_materialization_computes_are_refused(computed, tmp_path):
     def source(feature):
         return FeatureSource(
             TrainingSetSpec(name="n", entities="e", timestamp="at", repo=str(tmp_path), features=[feature])
         )
 
+    def serve():
+        training = SimpleNamespace(details={})
+        columns = SimpleNamespace(features=[], carried={})
+        return OnlineFeatures(str(tmp_path))._plan(training, columns, {"value": "streamed:value"})
+
     with pytest.raises(FeatureStoreError, match="'doubled' has a function"):
         source("doubled:value")
     # What a stream has computed is in the batch source. Feast would apply the function again.
     source("streamed:value")
-    view = store.get_stream_feature_view("streamed")
-    store.registry.apply_materialization(view, store.project, START, START + timedelta(days=1))
+    serve()
+    view = computed.get_stream_feature_view("streamed")
+    computed.registry.apply_materialization(view, computed.project, START, START + timedelta(days=1))
+    for refused in (partial(source, "streamed:value"), serve):
+        with pytest.raises(FeatureStoreError, match="'streamed' has a function"):
+            refused()
+
+
+def test_a_stream_feature_view_with_a_function_is_not_materialized(computed, tmp_path):
+    # A model that was trained before would get other values.
+    window = Window(start=START, end=START + timedelta(days=1))
+    spec = MaterializeFeaturesSpec(repo=str(tmp_path), window=window, apply=False, feature_views=["streamed"])
     with pytest.raises(FeatureStoreError, match="'streamed' has a function"):
-        source("streamed:value")
+        materialize_features.run(spec, StepContext(ArtifactStore(f"file://{tmp_path}/store"), key="results/x.json"))
+    assert {"doubled", "streamed"} & {*materialize_features._views(computed, None)} == {"doubled"}
 
 
 def test_the_content_of_features_changes_with_definitions_and_files_only(tmp_path):

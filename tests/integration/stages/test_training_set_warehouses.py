@@ -28,6 +28,7 @@ from airflow_mlops.data.feast import join as feast_join
 from airflow_mlops.data.feast import offline_store, warehouse
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast import request as feast_request
+from airflow_mlops.data.feast.warehouse import bigquery as bigquery_warehouse
 from airflow_mlops.data.feast.warehouse import query, upload
 from airflow_mlops.data.feast.warehouse.base import Events
 from airflow_mlops.data.spool import spooled
@@ -252,7 +253,7 @@ def test_types_names_and_views_without_keys_are_kept(place, tables):
     assert [list(row.values()) for row in found.to_pylist()] == [first, *[[None] * 4 + [0.25]] * 3]
     if place.kind == "bigquery":
         # BigQuery, unlike DuckDB, does not compare a date with a time.
-        assert "TIMESTAMP(`at`) AS row_time" in place.queries[-1]
+        assert "TIMESTAMP(`at`, 'UTC') AS row_time" in place.queries[-1]
 
 
 def test_unsigned_join_keys_are_exact(place, tables):
@@ -488,6 +489,38 @@ def test_join_keys_that_redshift_would_cut_are_refused(place, tables):
     with pytest.raises(FeatureStoreError, match="'place' of the events has values of 258 bytes"):
         look_up(tables, ["lasting:value"], one(place="ä" * 129))
     assert not place.leftovers()
+
+
+@pytest.mark.parametrize("place", [redshift], indirect=True, ids=["redshift"])
+def test_boolean_join_keys_which_redshift_cannot_cast_are_refused(place, tables):
+    # PostgreSQL, which runs the SQL here, can cast them.
+    with pytest.raises(FeatureStoreError, match="'place' of feature view 'lasting' is boolean"):
+        look_up(tables, ["lasting:value"], one(place=True))
+    assert not place.leftovers()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sql"),
+    [
+        ("", "`at` AS row_time"),
+        ("TIMESTAMP", "`at` AS row_time"),
+        ("DATE", "TIMESTAMP(`at`, 'UTC') AS row_time"),
+        ("DATETIME", "TIMESTAMP(`at`, 'UTC') AS row_time"),
+        ("datetime", "TIMESTAMP(`at`, 'UTC') AS row_time"),
+    ],
+)
+def test_times_without_a_time_zone_in_bigquery_are_utc(kind, sql):
+    from feast import BigQuerySource, FeatureView
+    from google.api_core.exceptions import BadRequest
+
+    source = BigQuerySource(name="s", table="p.d.t", timestamp_field="at", timestamp_field_type=kind)
+    request = feast_request.ViewRequest(FeatureView(name="v", source=source), "v", {}, {})
+    place = bigquery_warehouse.BigQueryWarehouse(None)
+    made = place.view(request)
+    assert f"{sql} FROM" in made.view.batch_source.get_table_query_string()
+    assert made.view.batch_source.timestamp_field_type == ""
+    with pytest.raises(FeatureStoreError, match='set timestamp_field_type="DATETIME"'), place._errors(made):
+        raise BadRequest("No matching signature for operator <= for argument types: DATETIME, TIMESTAMP")
 
 
 @pytest.mark.parametrize("place", [redshift], indirect=True, ids=["redshift"])

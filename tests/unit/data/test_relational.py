@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from airflow_mlops.data.feast import point_in_time
 from airflow_mlops.stages.join_labels import joining
 from airflow_mlops.stages.training_set.events import in_order
 from airflow_mlops.stages.validate import duplicates
+from tests.support import disks
 
 
 def setting(connection, name):
@@ -68,13 +68,8 @@ def test_a_database_has_as_many_threads_as_the_process_may_use_cpus(monkeypatch)
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 20 MB, which only root can mount."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("Mounting a small file system needs root.")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disks.mounted(tmp_path / "small", "20m") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_an_error_that_names_the_folder(small_disk, monkeypatch):

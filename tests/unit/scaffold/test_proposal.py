@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment, TemplateError
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.scaffold import files, schedules, suite
@@ -521,13 +522,59 @@ def test_numbers_that_are_text_are_no_feature_and_the_way_to_read_them_is_said()
         propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
 
 
+def is_constant(text: str) -> bool:
+    """Return whether Airflow leaves a text of a templated parameter as it is."""
+    try:
+        return Environment().from_string(text).render() == text
+    except TemplateError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "is_written"),
+    [
+        *(("feature", name, True) for name in ('it"s', "{x}", "}} {", "line\nbreak", "back\\slash", "${x}")),
+        *(("feature", name, False) for name in ("{{ x }}", "{{", "{% raw %}", "{# x #}", "a\rb", "a\r\nb", "end\n")),
+        *((where, "{{ x }}", False) for where in ("key", "time", "label", "class", "file", "csv")),
+        ("excluded", "{{ x }}", True),
+    ],
+)
+def test_names_that_airflow_would_render_are_refused(where, name, is_written, tmp_path):
+    columns = {"key": "order_id", "time": "at", "feature": "amount", "label": "late", "excluded": "sort"}
+    late = pa.array([name if where == "class" else "yes", "no"] * 300)
+    names = {column: name if role == where else column for role, column in columns.items()}
+    rows = table(late=late, sort=["a", "b"] * 300)
+    given_ = {
+        "positive": late[0].as_py(),
+        "exclude": [names["sort"]],
+        "label": names["late"],
+        "keys": [names["order_id"]],
+    }
+    found = proposed(rows.rename_columns([names[column] for column in rows.column_names]), **given_)
+    file = name if where == "file" else "a"
+    place = files.Place([f"/data/{file}"], options={"csv": {"na_values": [name]}} if where == "csv" else {})
+    if is_written:
+        files.write(tmp_path / "new", "orders", place, found, True, None)
+        ast.parse((tmp_path / "new" / "orders.py").read_text(encoding="utf-8"))
+        return
+    with pytest.raises(SpecError, match="template"):
+        files.write(tmp_path / "new", "orders", place, found, True, None)
+    assert not (tmp_path / "new").exists()
+
+
 @given(name=NAMES, positive=NAMES)
 def test_names_of_any_kind_are_only_text_in_the_files(name, positive, tmp_path_factory):
     labels = pa.array([positive, positive + "'"] * 300)
     renamed = table(late=labels).rename_columns(["order_id", "at", f"x{name}", "late"])
     found = proposed(renamed, exclude=[], positive=positive)
     folder = tmp_path_factory.mktemp("scaffold")
-    files.write(folder, "orders", files.Place([f"/data/{name}.csv"]), found, True, None)
+    place = files.Place([f"/data/{name}.csv"])
+    if not (is_constant(f"x{name}") and is_constant(positive)):
+        with pytest.raises(SpecError, match="template"):
+            files.write(folder, "orders", place, found, True, None)
+        assert list(folder.iterdir()) == []
+        return
+    files.write(folder, "orders", place, found, True, None)
     tree = ast.parse((folder / "orders.py").read_text(encoding="utf-8"))
     values = {
         node.targets[0].id: ast.literal_eval(node.value)

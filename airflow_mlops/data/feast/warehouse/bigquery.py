@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from google.cloud.bigquery import Client
 
 _EXPIRES = timedelta(days=1)
+_WITHOUT_ZONE = ("DATE", "DATETIME")
 # Errors with the status of a wrong request, although the same request may succeed later.
 _PASSING = frozenset({"rateLimitExceeded", "quotaExceeded", "jobRateLimitExceeded", "backendError", "stopped"})
 # NUMERIC has at most 29 digits before the decimal point and 9 after it.
@@ -44,9 +45,9 @@ class BigQueryWarehouse(Warehouse):
 
     def view(self, request: ViewRequest) -> SqlView:
         def query(table: str, columns: dict[str, str]) -> str:
-            if request.view.batch_source.timestamp_field_type == "DATE":
-                # BigQuery compares no date with the time of an event.
-                columns = {**columns, TIME: f"TIMESTAMP({columns[TIME]})"}
+            if request.view.batch_source.timestamp_field_type.upper() in _WITHOUT_ZONE:
+                # BigQuery compares neither type with the time of an event. The project may have another default time zone.
+                columns = {**columns, TIME: f"TIMESTAMP({columns[TIME]}, 'UTC')"}
             return select(table, columns)
 
         made = query_view(request, _quoted, query)
@@ -116,6 +117,8 @@ class BigQueryWarehouse(Warehouse):
                 if final
                 else "Check that BigQuery can be reached where the step runs."
             )
+            if final and "DATETIME" in str(error):
+                advice = f'If the time is a DATETIME, set timestamp_field_type="DATETIME" on the source. {advice}'
             raise failure("BigQuery", view, one_line(error), advice, final=final) from None
 
 

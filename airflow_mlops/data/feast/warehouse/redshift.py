@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.feast.warehouse import staging
@@ -35,7 +35,15 @@ _EVENTS, _JOINED = "mlops_events", "mlops_joined"
 _KEY_BYTES = 256
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 # The Data API reports no SQLSTATE. These texts are in errors that a retry would repeat.
-_FINAL_TEXTS = ("does not exist", "permission denied", "syntax error", "cannot be cast", "invalid input", "ambiguous")
+_FINAL_TEXTS = (
+    "does not exist",
+    "permission denied",
+    "syntax error",
+    "cannot be cast",
+    "cannot cast",
+    "invalid input",
+    "ambiguous",
+)
 _PASSING_CODES = frozenset({
     "ThrottlingException", "Throttling", "TooManyRequestsException", "ActiveStatementsExceededException",
     "InternalServerException", "InternalServerError", "InternalError", "SlowDown", "ServiceUnavailable",
@@ -63,6 +71,7 @@ class RedshiftWarehouse(Warehouse):
         from feast.infra.utils import aws_utils
 
         config = self._store.config.offline_store
+        _require_castable(view, events.schema)
         with self._errors(view):
             with feast_repo.quietly():
                 client: Any = aws_utils.get_redshift_data_client(config.region)
@@ -128,6 +137,19 @@ class RedshiftWarehouse(Warehouse):
             raise failure("Redshift", view, text, advice, final=final) from None
 
 
+def _require_castable(view: SqlView, schema: pa.Schema) -> None:
+    """Check that Redshift can cast the join keys to text, as Feast's SQL does.
+
+    :raises FeatureStoreError: a join key is boolean
+    """
+    for field in schema:
+        if pa.types.is_boolean(field.type):
+            raise FeatureStoreError(
+                f"Join key {view.keys[field.name]!r} of feature view {view.request.view.name!r} is boolean, but Feast's SQL casts join "
+                "keys to text, which Redshift cannot do with booleans. Use an integer in the source and in the events."
+            )
+
+
 def _verified(events: Events, view: SqlView) -> Iterator[pa.RecordBatch]:
     """Yield the events, if Redshift does not confuse them.
 
@@ -159,7 +181,7 @@ def _statements(schema: pa.Schema, sql: str, result: list[str], url: str, role: 
 
 
 def _rows(bucket: Any, prefix: str) -> Iterator[pa.RecordBatch]:
-    with tempfile.TemporaryDirectory(prefix="mlops-redshift-") as local:
+    with temporary_folder("redshift") as local:
         path = f"{local}/part.parquet"
         for item in bucket.objects.filter(Prefix=prefix):
             bucket.download_file(item.key, path)

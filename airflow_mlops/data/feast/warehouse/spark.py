@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import FeatureStoreError
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.warehouse import staging
 from airflow_mlops.data.feast.warehouse.base import Events, Warehouse, failure
@@ -105,8 +105,8 @@ class SparkWarehouse(Warehouse):
                     "`staging_location` of the offline store in feature_store.yaml to a folder that Spark and the step can read "
                     "and write, for example s3a://bucket/staging."
                 )
-            with tempfile.TemporaryDirectory(prefix="mlops-spark-") as local:
-                yield _Folder(f"file://{local}", LocalFileSystem(), local)
+            with temporary_folder("spark") as local:
+                yield _Folder(f"file://{local}", LocalFileSystem(), str(local))
             return
         fs, root = url_to_fs(location)
         name = staging.new_name()

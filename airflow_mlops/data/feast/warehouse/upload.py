@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from uuid import uuid4
@@ -11,6 +10,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.feast.warehouse.base import Events
 from airflow_mlops.data.feast.warehouse.view import EVENT_TIME
 
@@ -28,7 +28,7 @@ def parquet_files(events: Events, time: pa.DataType) -> Iterator[tuple[str, pa.S
         microseconds since 1970
     """
     schema = pa.schema([pa.field(f.name, time if f.name == EVENT_TIME else _plain(f.type)) for f in events.schema])
-    with tempfile.TemporaryDirectory(prefix="mlops-events-") as folder:
+    with temporary_folder("events") as folder:
         first = next(events.batches, None)
         while first is not None:
             path = f"{folder}/{uuid4().hex}.parquet"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, TrainingError, one_line
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.models.onnx.boosting import ABOVE, IN, CategoryNumbers, Ensemble, Link, Tree
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.library import RANKING, Job, choose, gpus, load, objectives, threads
@@ -83,8 +83,8 @@ def train(job: Job) -> CatBoostModel:
     known = objectives(_OBJECTIVES, job.task, job.spec)
     objective, link = choose(known, job.spec.params, "loss_function", next(iter(known)))
     progress, spec = job.progress, job.spec
-    with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
-        snapshot = Path(folder) / "snapshot"
+    with temporary_folder("catboost") as folder:
+        snapshot = folder / "snapshot"
         if (saved := progress.resume()) is not None:
             snapshot.write_bytes(saved)
         params = {
@@ -231,8 +231,8 @@ class CatBoostModel:
         return np.asarray(self._model.predict(rows, prediction_type=kind), dtype=np.float64).reshape(len(matrix), -1)
 
     def to_bytes(self) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model"
+        with temporary_folder("catboost") as folder:
+            file = folder / "model"
             self._model.save_model(str(file), format="cbm")
             return file.read_bytes()
 
@@ -246,8 +246,8 @@ class CatBoostModel:
         for place in encoding.categorical:
             limit = len(encoding.vocabularies[encoding.features[place].name])
             rows[:, place] = np.minimum(np.arange(size), limit)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.json"
+        with temporary_folder("catboost") as folder:
+            file = folder / "model.json"
             pool = self._catboost.Pool(_inputs(self._catboost, rows, encoding), np.arange(size) % 2)
             self._model.save_model(str(file), format="json", pool=pool)
             found: dict[str, Any] = json.loads(file.read_bytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.core.imports import SourceFile
 from airflow_mlops.core.secrets import mask
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.programs import process, rows
 from airflow_mlops.models.trainers.programs.files import find
@@ -45,8 +45,7 @@ def fit(spec: NotebookTrainerSpec, data: TrainingData, seed: int, run: TrainingR
             "airflow-mlops[notebook] there; for run_on=Pod, in the image."
         )
     program = f"Notebook {spec.notebook!r}"
-    with tempfile.TemporaryDirectory(prefix="mlops-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder("notebook") as folder:
         parameters = rows.write(spec, data, seed, run, folder)
         _check_parameters(program, cells, parameters, spec)
         tracking = TemporaryTracking(folder)

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.core.imports import SourceFile
 from airflow_mlops.core.secrets import mask
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.programs import process, rows
 from airflow_mlops.models.trainers.programs.files import find
@@ -41,8 +41,7 @@ def fit(spec: ProjectTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     # The project may write files into its own folder when it runs.
     code = SourceFile(project, _code_hash(project))
     program = f"Project {spec.project!r}"
-    with tempfile.TemporaryDirectory(prefix="mlops-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder("project") as folder:
         given = rows.write(spec, data, seed, run, folder)
         needed = {"train_path", *spec.params, *({"validation_path", "sample_weight"} & given.keys())}
         if missing := sorted(needed - declared):

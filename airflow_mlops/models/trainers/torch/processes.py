@@ -10,19 +10,18 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from airflow_mlops.core import errors as exceptions
 from airflow_mlops.core.errors import MLOpsError, SpecError, TrainingError
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.trainers.torch import launch
 from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint
@@ -96,8 +95,8 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
     :raises MLOpsError: a training process raised this error
     :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """
-    with tempfile.TemporaryDirectory(prefix="mlops-") as folder, _Messages(f"{folder}/messages", run) as messages:
-        file = Path(folder) / "task"
+    with temporary_folder("torch") as folder, _Messages(f"{folder}/messages", run) as messages:
+        file = folder / "task"
         file.write_bytes(pickle.dumps((messages.address, task)))
         on_this_node = _on_this_node(task.spec)
         command = [sys.executable, "-m", launch.__name__, f"--nproc-per-node={on_this_node}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import torch
 from airflow_mlops.core import imports
 from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, SpecError, one_line
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.models.onnx import flavor
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
@@ -112,14 +112,14 @@ def _log_curves(state: State, run: TrainingRun) -> None:
     """Log the loss curves in TensorBoard's format."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("tensorboard") as folder:
         with SummaryWriter(folder) as writer:
             for step, loss in enumerate(state.losses):
                 writer.add_scalar("loss/step", loss, step)
             for epoch, found in enumerate(state.epochs):
                 for name, value in found.items():
                     writer.add_scalar(f"loss/{name}", value, epoch)
-        run.log_files(Path(folder), "tensorboard")
+        run.log_files(folder, "tensorboard")
 
 
 class TorchModel(FittedModel):

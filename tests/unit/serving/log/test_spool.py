@@ -1,3 +1,6 @@
+import errno
+import io
+import os
 import shutil
 import threading
 import time
@@ -339,6 +342,91 @@ def test_a_torn_file_of_a_killed_server_gives_its_complete_batches(store, tmp_pa
     other.start()
     other.stop()
     assert logged(store) == [("id-1", 0), ("id-1", 1)]
+
+
+def written(store, folder, numbers, at: float = NOW) -> Path:
+    """Write a file of the spool, as a killed server leaves it: one batch for each number."""
+    found = spool(store, folder)
+    for number in numbers:
+        found.add(answer(number, at))
+        found._flush()
+    (segment,) = found._segments.values()
+    segment.file.close()
+    return segment.path
+
+
+def uploaded(store, folder) -> log.PredictionSpool:
+    found = spool(store, folder)
+    found.start()
+    found.stop()
+    return found
+
+
+def cut_batch(content: bytes) -> bytes:
+    """Overwrite the description of the second batch. The messages are the schema and the batches."""
+    starts = [place for place in range(0, len(content), 8) if content.startswith(log._MESSAGE, place)]
+    return content[: starts[2] + 8] + b"\x7f" * 64 + content[starts[2] + 72 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"), [(lambda content: b"garbage", []), (lambda content: b"x" * 10 + content, []), (cut_batch, [1])]
+)
+def test_a_damaged_file_is_kept_and_the_others_are_uploaded(store, tmp_path, caplog, damage, kept):
+    folder = tmp_path / "spool"
+    path = written(store, folder, (1, 2, 3))
+    content = damage(path.read_bytes())
+    path.write_bytes(content)
+    # Its name is the last one.
+    other = written(store, folder, (4,), NOW + 3600)
+    (folder / "a.arrows").mkdir()
+    found = uploaded(store, folder)
+    assert logged(store) == [(f"id-{number}", row) for number in [*kept, 4] for row in (0, 1)]
+    aside = path.with_suffix(".damaged")
+    assert (aside.read_bytes(), path.exists(), other.exists()) == (content, False, False)
+    assert found.damaged == 1
+    assert [record for record in caplog.records if record.levelname == "ERROR" and str(aside) in record.getMessage()]
+    # It is not uploaded again.
+    assert uploaded(store, folder).damaged == 1
+    assert len(logged(store)) == 2 * len([*kept, 4])
+
+
+def test_a_file_with_a_single_torn_batch_is_no_damaged_file(store, tmp_path):
+    path = written(store, tmp_path / "spool", (1,))
+    content = path.read_bytes()
+    for size in (0, 3, 100, len(content) - 10):
+        path.write_bytes(content[:size])
+        assert uploaded(store, tmp_path / "spool").damaged == 0
+        assert not path.exists()
+    assert logged(store) == []
+
+
+def test_a_disk_that_cannot_be_read_is_no_damage(store, tmp_path):
+    class Disk(io.FileIO):
+        def read(self, size=-1):
+            if self.tell():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    with pytest.raises(OSError, match="Input/output"), Disk(written(store, tmp_path / "spool", (1,))) as file:
+        log._parquet(file)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_a_file_that_cannot_be_read_now_stays(store, tmp_path, monkeypatch, error):
+    folder, real = tmp_path / "spool", log._parquet
+    path, other = written(store, folder, (1,)), written(store, folder, (2,), NOW + 3600)
+
+    def fail(file):
+        if Path(file.name) == path:
+            raise error
+        return real(file)
+
+    monkeypatch.setattr(log, "_parquet", fail)
+    uploaded(store, folder)
+    assert (path.exists(), other.exists()) == (True, False)
+    monkeypatch.undo()
+    assert uploaded(store, folder).damaged == 0
+    assert logged(store) == [("id-1", 0), ("id-1", 1), ("id-2", 0), ("id-2", 1)]
 
 
 def test_a_disk_that_is_full_loses_only_what_it_refused(store, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.int96 import find_overflow
 from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
@@ -82,9 +82,9 @@ def _local_copy(file: SourceFile) -> Iterator[str]:
 
     A remote or compressed file is copied to a temporary folder first, because Parquet needs random access.
     """
-    with tempfile.TemporaryDirectory(prefix="mlops-ingest-") as folder:
+    with temporary_folder("ingest") as folder:
         local = isinstance(file.file.fs, LocalFileSystem) and file.file.compression is None
-        path = Path(file.file.path) if local else Path(folder) / "copy.parquet"
+        path = Path(file.file.path) if local else folder / "copy.parquet"
         with file.hashed() as source:
             if not local:
                 with path.open("wb") as copy:

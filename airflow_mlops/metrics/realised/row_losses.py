@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -23,10 +24,11 @@ from airflow_mlops.metrics.losses import (
     scaled_errors,
     squared_errors,
 )
+from airflow_mlops.metrics.ordered_ranks import ordered_placements
 from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rankings import ranking_of
-from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.ranking import area_of, by_group
+from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError
+from airflow_mlops.metrics.realised.ranking import area_of, by_group, ordered_area_of, ordered_rows
 from airflow_mlops.metrics.realised.shares import errors, missed
 
 
@@ -81,6 +83,23 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
         return _deviances(power, outcomes)
     with np.errstate(over="ignore", invalid="ignore"):
         return _LOSSES[metric](outcomes)
+
+
+def losses_of_parts(metric: str, outcomes: Labelled) -> Iterator[Floats]:
+    """Yield the losses of the rows of each part, see :func:`losses`, each of shape (n,).
+
+    :param metric: a metric that is measured in parts (:func:`airflow_mlops.metrics.realised.is_measured_in_parts`)
+    :param outcomes: the labelled predictions; for ``roc_auc``, in ascending order of the score
+    :raises UnmeasurableError: see :func:`losses`
+    """
+    if metric != "roc_auc":
+        for part in outcomes.parts():
+            yield losses(metric, part)
+        return
+    rows = partial(ordered_rows, outcomes)
+    found = ordered_area_of(outcomes)
+    for batch, placed in zip(rows(), ordered_placements(rows, found.mass), strict=True):
+        yield found.losses(batch.positive, placed)
 
 
 def _area_losses(outcomes: Outcomes) -> Floats:

@@ -305,8 +305,8 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
             item for item in found if {*columns} <= {*item.manifest.column_names} and item.manifest.purged is None
         ]
         older += [LabelledRows(labelled(item, columns), window=item.window) for item in usable]
-    chosen = _chosen(check.datasets)
-    current = [labelled(dataset, columns, rows) for dataset, rows in zip(check.datasets, chosen, strict=True)]
+    numbers = _chosen(check.datasets)
+    current = [labelled(dataset, columns, rows) for dataset, rows in zip(check.datasets, numbers, strict=True)]
     try:
         whole = concatenated([*(item.table for item in older), *current], "The labelled windows", _FIX)
     except SchemaError as error:
@@ -324,7 +324,7 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
         older=[item.aged(half_life, end) for item in conformed],
         current=newest.aged(half_life, end).table,
         since_training=1 + windows_after(window.end, check.window),
-        groups=labelled_clusters(check.datasets, check.policy, chosen),
+        groups=labelled_clusters(check.datasets, check.policy, numbers),
     )
 
 
@@ -362,10 +362,10 @@ def _chosen(datasets: Sequence[Dataset]) -> list[NDArray[np.int64] | None]:
     :return: the numbers of the rows of each dataset, see :func:`labelled`; ``None`` for all rows
     """
     counts = [sum(batch.filter(_has_label).num_rows for batch in item.batches(columns=[LABEL])) for item in datasets]
-    if sum(counts) <= MAX_ROWS:
+    rows = chosen(sum(counts))
+    if rows is None:
         return [None for _ in datasets]
     ends = np.cumsum([0, *counts])
-    rows = np.sort(np.random.default_rng(0).choice(int(ends[-1]), MAX_ROWS, replace=False))
     return [rows[(rows >= first) & (rows < end)] - first for first, end in pairwise(ends)]
 
 
@@ -426,7 +426,7 @@ def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa
         table = pa.concat_tables(tables)
         if all(table.num_rows != known.num_rows for known in found.values()):
             found[past] = table
-    return {past: _sampled(table) for past, table in found.items()}
+    return {past: sampled(table) for past, table in found.items()}
 
 
 def _earlier_start(window: Window, count: int) -> datetime:
@@ -444,8 +444,18 @@ def _earlier_start(window: Window, count: int) -> datetime:
     return instant(start - count * (end - start), window.zone)
 
 
-def _sampled(table: pa.Table) -> pa.Table:
-    if table.num_rows <= MAX_ROWS:
-        return table
-    chosen = np.random.default_rng(0).choice(table.num_rows, MAX_ROWS, replace=False)
-    return table.take(pa.array(np.sort(chosen)))
+def chosen(count: int) -> NDArray[np.int64] | None:
+    """Choose :data:`MAX_ROWS` of more rows at random, always the same.
+
+    :param count: number of rows
+    :return: the numbers of the rows in ascending order; ``None`` if there are at most :data:`MAX_ROWS` rows
+    """
+    if count <= MAX_ROWS:
+        return None
+    return np.sort(np.random.default_rng(0).choice(count, MAX_ROWS, replace=False))
+
+
+def sampled(table: pa.Table) -> pa.Table:
+    """Return the rows that :func:`chosen` selects."""
+    rows = chosen(table.num_rows)
+    return table if rows is None else table.take(pa.array(rows))

@@ -29,7 +29,7 @@ from airflow_mlops.metrics.intervals import ROUNDING, Interval
 from airflow_mlops.metrics.quantiles import covered_alpha_of
 from airflow_mlops.metrics.realised import ranking, shares
 from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.row_losses import losses
+from airflow_mlops.metrics.realised.row_losses import BY_CELL, losses, require_defined
 from airflow_mlops.metrics.resampling import resample_rows
 from airflow_mlops.metrics.rows import Rows
 
@@ -94,12 +94,14 @@ def measure(metric: str, outcomes: Labelled, confidence: float, task: Task = "bi
 def is_measured_in_parts(metric: str) -> bool:
     """Return whether :func:`measure` and :func:`airflow_mlops.metrics.realised.losses_of_parts` support several parts.
 
-    These are the area under the ROC curve and metrics that are a mean over the rows. Metrics that name a column, and
+    These are the area under the ROC curve, F1, precision, recall, and metrics that are a mean over the rows. Metrics that name a column, and
     rows with clusters, need all rows in one part.
 
     :param metric: name of a metric of :func:`measure`
     """
-    return not is_custom(metric) and not columns_of([metric]) and (metric == "roc_auc" or is_mean_of_rows(metric))
+    if is_custom(metric) or columns_of([metric]):
+        return False
+    return metric == "roc_auc" or metric in BY_CELL or is_mean_of_rows(metric)
 
 
 def _whole(outcomes: Labelled) -> Outcomes:
@@ -205,6 +207,7 @@ def _mean_loss(metric: str) -> Callable[[Labelled, float], Interval]:
             for part in outcomes.parts():
                 yield losses(metric, part), part.weight
 
+        require_defined(metric, outcomes)
         with np.errstate(over="ignore", invalid="ignore"):
             found = weighted.interval_of(batches, z)
         if not math.isfinite(found.value + found.high - found.low):

@@ -162,6 +162,7 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         predictions, because neither depends on the version
     :param reference: the training reference of the version
     """
+    # Sorting the labelled rows needs the most memory, so it is done before the profiles are in memory.
     realised = performance.realised(check, reference)
     found = segments.compare(check, reference, realised)
     # The profiles of shards mix the scores of all versions.

@@ -97,7 +97,7 @@ def of_moments(found: Moments, z: float) -> Interval:
     if not (spread > 0 and math.isfinite(spread)):
         return Interval(value, value, value) if spread == 0 else Interval(value, -math.inf, math.inf)
     t = z + (z**3 + z) / (4 * max(1.0, found.effective - 1))
-    skewness = own.cubes / rows / (spread / own.scale) ** 3
+    skewness = own.skewness(rows)
     ends = (_unskewed(quantile / math.sqrt(rows), skewness, rows) * spread for quantile in (t, -t))
     low, high = (value - end for end in ends)
     return Interval(value, low, high)

@@ -67,15 +67,30 @@ class Deviations(NamedTuple):
     """Sums of powers of the deviations of n values from a centre.
 
     :param squares: sum of the squares
-    :param cubes: sum of the cubes, divided by ``scale**3``
-    :param fourths: sum of the fourth powers, divided by ``scale**4``
-    :param scale: at least 0. It keeps the sums of the powers finite
+    :param shares: sum of the squares of the deviations, divided by ``scale``
+    :param cubes: as ``shares``, for cubes
+    :param fourths: as ``shares``, for fourth powers
+    :param scale: the largest absolute value, so that sums of powers of its shares are finite
     """
 
     squares: float
+    shares: float
     cubes: float
     fourths: float
     scale: float
+
+    def skewness(self, rows: int) -> float:
+        """Return the mean cube of the deviations, divided by their standard deviation (``ddof=1``).
+
+        :param rows: number of values, at least 2
+        """
+        cubed = (self.shares / (rows - 1)) ** 1.5
+        return self.cubes / rows / cubed if cubed > 0 else 0.0
+
+    def concentration(self) -> float:
+        """Return the sum of the squared shares of each value in ``squares``; 0 if all deviations are 0."""
+        squared = self.shares**2
+        return self.fourths / squared if squared > 0 else 0.0
 
 
 class Moments(NamedTuple):
@@ -115,21 +130,21 @@ def moments(batches: Batches) -> Moments:
     is_weighted = mass > 0
     plain = total / rows
     mean = own / mass if is_weighted else plain
-    sums = np.zeros((2, 3))
+    sums = np.zeros((2, 4))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for values, weight in batches():
             _add(sums[0], values - plain, largest)
             if weight is not None:
                 _add(sums[1], weight / (mass / rows) * (values - mean), largest)
-    each = [Deviations(squares, cubes, fourths, largest) for squares, cubes, fourths in sums.tolist()]
+    each = [Deviations(squares, shares, cubes, fourths, largest) for squares, shares, cubes, fourths in sums.tolist()]
     return Moments(rows, mean, each[int(is_weighted)], each[0], mass**2 / squared if is_weighted else float(rows))
 
 
 def _add(sums: NDArray[np.float64], deviations: NDArray[np.float64], scale: float) -> None:
-    squares = np.square(deviations)
-    sums[0] += squares.sum()
+    sums[0] += np.square(deviations).sum()
     if scale > 0 and math.isfinite(scale):
         shares = deviations / scale
         squares = np.square(shares)
-        sums[1] += (squares * shares).sum()
-        sums[2] += np.square(squares).sum()
+        sums[1] += squares.sum()
+        sums[2] += (squares * shares).sum()
+        sums[3] += np.square(squares).sum()

@@ -98,8 +98,7 @@ def _relative_error(deviations: Deviations, rows: int) -> float:
     """Return :func:`airflow_mlops.metrics.comparison.relative_error` of values with these deviations."""
     if not 0 < deviations.squares < math.inf:
         return 0.0
-    kurtosis = deviations.fourths / (deviations.squares / deviations.scale**2) ** 2
-    return math.sqrt(max(0.0, kurtosis - 1 / rows)) / 2
+    return math.sqrt(max(0.0, deviations.concentration() - 1 / rows)) / 2
 
 
 def share(hits: NDArray[np.bool_], weight: NDArray[np.float64] | None, z: float) -> Interval:

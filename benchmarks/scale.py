@@ -6,9 +6,9 @@ Great Expectations, DuckDB or ONNX Runtime, without hashes, manifests and checks
 database, are not measured. The peak is that of the whole process, interpreter and libraries included; the part that the
 imports need is printed as ``base MB``.
 
-Stages with ``shards=`` also run in four shards in two processes. The shards are compared with one pass that uses all
-CPUs, and with one pass on one CPU, where each process of the shards has one CPU, too, like a pod with one CPU. CPU
-seconds do not depend on other programs on the machine: those of the shards are those of the process that needs more.
+Stages with ``shards=`` also run in four shards in two processes, and are compared with one pass without shards. First,
+the shards and the pass use all CPUs. Then, each process has one CPU, like a pod with one CPU. The CPU seconds of the
+shards are those of the process that needs more. They do not depend on other programs on the machine.
 The last line is JSON.
 """
 
@@ -377,7 +377,7 @@ def _train(store: Any, made: dict[str, Any], write: Callable[..., Any], rows: in
 
 
 def _open_mlflow() -> None:
-    """Open MLflow's database in this process, which takes more than a second of CPU time. A server would have it open."""
+    """Open MLflow's database in this process, which takes more than a second of CPU time. An MLflow server has its database open."""
     from airflow_mlops.core.connections import from_environment
     from airflow_mlops.core.references import MLflowTarget
     from airflow_mlops.registry import versions
@@ -560,7 +560,7 @@ def time_of_shards(stage: str, folder: Path, cpus: Sequence[int] = ()) -> tuple[
     """Run a stage in shards, divided among processes that have imported the libraries before the clock runs.
 
     :param cpus: the CPU of each process; by default each process uses all CPUs
-    :return: seconds until the last process has finished, and the most CPU seconds of a process
+    :return: seconds until the last process has finished, and the CPU seconds of the process that needs most
     """
     run = uuid.uuid4().hex
     workers = [

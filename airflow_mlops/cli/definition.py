@@ -274,7 +274,7 @@ _COMMANDS = (
         func=lazy_load_command("airflow_mlops.cli.datasets.servers"),
         args=(
             _MODEL,
-            Arg(("--lost",), metavar="SERVER", help="Name in the table of the server whose spool is lost"),
+            Arg(("--lost",), metavar="SERVER", help="Name of the server whose spool is lost, as the table shows it"),
             ARG_OUTPUT,
             _STORE,
             ARG_VERBOSE,

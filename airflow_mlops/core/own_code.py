@@ -40,7 +40,7 @@ _LOADERS = (
     "resolve_name", "import_string",
 )  # fmt: skip
 _LOADING = ("pydoc", "runpy")
-# Code that contains this may make modules importable that are not found before it runs.
+# Code that matches may add folders to sys.path. After it has run, more modules can be imported.
 _PATH = re.compile(rb"\bsys\.path\b|\bfrom sys import [^\n]*(\bpath\b|[*(])|\baddsitedir\b")
 
 
@@ -92,8 +92,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
     :return: the SHA-256 by name of the module; ``pinned`` for the standard library and for this package; empty for a
         module that does not exist
     :raises NotCacheableError: a module is not Python source text, may run code that no import statement names (such as
-        with ``exec``), may have changed since this process imported it, or is not found although a module changes
-        ``sys.path``
+        with ``exec``), may have changed since this process imported it, or is not found while another module may
+        change ``sys.path``
     """
     invalidate_caches()
     found: dict[str, str] = {}
@@ -133,7 +133,7 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
     missing = sorted(module for module, digest in found.items() if not digest)
     if changes_path and missing:
         raise NotCacheableError(
-            f"the module {missing[0]!r} is not found, and the module {min(changes_path)!r} may change sys.path, where modules are found"
+            f"the module {missing[0]!r} is not found, but may be found after the module {min(changes_path)!r} has changed sys.path"
         )
     return dict(sorted(found.items()))
 
@@ -308,7 +308,10 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
 
 def _listed(package: str) -> list[str]:
-    """Return the modules that ``from package import *`` may import: all in the package, if it has a list ``__all__``."""
+    """Return the modules that ``from package import *`` may import.
+
+    These are all modules of the package if its source text mentions ``__all__``, otherwise none.
+    """
     spec = _find(package)
     if spec is None or spec.submodule_search_locations is None or _is_pinned(spec):
         return []

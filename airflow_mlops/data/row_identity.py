@@ -63,8 +63,8 @@ def row_ids(table: pa.Table | Rows, columns: Sequence[str], utf8: Collection[str
 
     :param table: the rows
     :param columns: names of the columns
-    :param utf8: if ``table`` has only a part of the rows, the columns of bytes that are UTF-8 in all rows. By default,
-        the values of ``table`` decide
+    :param utf8: names of the columns of bytes whose values are UTF-8 in all rows. It must be set if ``table`` has only a
+        part of the rows. By default, the values of ``table`` decide
     :return: an array of uint64 with one hash per row
     """
     parts = list(row_id_batches(table, columns, utf8))

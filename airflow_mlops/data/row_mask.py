@@ -1,4 +1,4 @@
-"""A choice of rows that needs one bit of memory for each row."""
+"""A mask of rows that needs one bit of memory for each row."""
 
 from __future__ import annotations
 

@@ -91,9 +91,7 @@ def count(datasets: Sequence[Dataset], part: str | None, batch_rows: int) -> int
 def count_of_pieces(datasets: Sequence[Dataset], rows: int, fewest_rows: int) -> int:
     """Return the number of spans of :func:`pieces`.
 
-    It is that of :func:`count`, but each span has at least ``fewest_rows`` rows.
-
-    The last span may have fewer rows.
+    Each span has at least ``fewest_rows`` rows. Only the last span may have fewer.
 
     :param rows: number of rows in a piece, as in :func:`pieces`
     """

@@ -26,7 +26,8 @@ def in_order(
 
     :param batches: the rows, without null values in the columns ``by``
     :param schema: columns of the rows
-    :param by: names of the columns by which the rows are sorted. Rows that are equal in them have no defined order
+    :param by: names of the columns by which the rows are sorted. The order of rows with equal values in these columns is
+        undefined
     :param rows: number of rows, or a larger number
     :param memory_limit: see :func:`airflow_mlops.data.relational.connect_bounded`
     :raises SpillError: the disk is full, or the memory limit is too small

@@ -113,7 +113,7 @@ def sampled(
             strata = np.zeros(len(ids), np.int64)
         else:
             strata = pc.index_in(labels, ordered).fill_null(-1).to_numpy().astype(np.int64)
-        # Most rows have a larger id than the rows of their class that have been chosen.
+        # Most rows are skipped: their class has enough chosen rows, and all of these have smaller ids.
         wanted = (strata >= 0) & (ids <= largest[strata])
         added = zip(chosen, (strata[wanted], ids[wanted], places[wanted]), strict=True)
         chosen = _smallest([np.concatenate(pair) for pair in added], each)

@@ -40,15 +40,15 @@ _ACCEPTED_SECONDS = 60.0
 
 # The credentials that this module has written to environment variables. The next connection must not inherit them.
 _set_here: dict[str, str] = {}
-# The tracking URIs and credentials that a server has accepted, and the time at which it did, in seconds.
+# Time in seconds at which a server accepted a request, by tracking URI and credentials.
 _accepted: dict[tuple[str, str | None], float] = {}
 
 
 def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
     """Connect to the MLflow server of ``target``, and make this server MLflow's default in the process.
 
-    The credentials are checked by a request, which is omitted if an HTTP server has accepted the same credentials of this
-    process in the last minute.
+    The credentials are checked with a request. The request is omitted if an HTTP server has accepted the same credentials
+    from this process in the last minute.
 
     The host of the Airflow connection is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``,
     ``databricks``). A host without a scheme gets the scheme ``http`` or, if the connection's schema is ``https``, the
@@ -89,7 +89,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     if not uri.startswith(("http://", "https://")) or now - _accepted.get((uri, header), -inf) > _ACCEPTED_SECONDS:
         with registry_errors(f"MLflow at {without_credentials(uri)} (connection {target.conn_id!r}) cannot be used"):
             client.search_experiments(max_results=1)
-        # Tokens that have expired are forgotten.
+        # Old entries are removed, so that renewed tokens do not fill the memory.
         for key in [key for key, then in _accepted.copy().items() if now - then > _ACCEPTED_SECONDS]:
             _accepted.pop(key, None)
         _accepted[uri, header] = now

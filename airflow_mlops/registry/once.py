@@ -1,7 +1,7 @@
-"""MLflow's client, which asks once whether a name belongs to a prompt.
+"""MLflow's client, but with a single check that a registered model is not a prompt.
 
 Prompts are registered models with a tag that MLflow sets when it creates them. MLflow's client reads the registered
-model before each change of a tag or an alias, to refuse changes of prompts. For a promotion, these were seven requests.
+model before each change of a tag or an alias, to refuse changes of prompts. In a promotion, these are seven requests.
 """
 
 from __future__ import annotations

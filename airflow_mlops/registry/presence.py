@@ -1,7 +1,7 @@
 """Check that the artifact store is the one with the ledger of a model.
 
-The folder of a file system that is not mounted is empty, and so looks like a new store. MLflow knows better: the tags of
-a version that became champion name the ledger entry.
+The folder of a file system that is not mounted is empty, and therefore looks like a new store. MLflow shows the
+difference: a version that became champion has a tag with the number of its ledger entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def require_ledger(client: MlflowClient, ledger: Ledger, ref: ModelVersionRef) -> None:
-    """Check that the ledger has the entry that the tags of a version name. Callers have not found the entry they need.
+    """Check that the ledger has the entry that the tags of a version name.
+
+    Callers check this if the ledger does not have the entry that they need.
 
     :param ref: the version. If it never became champion, it has no such tag, and nothing is checked
     :raises StoreError: the ledger has no such entry

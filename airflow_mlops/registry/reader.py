@@ -37,7 +37,7 @@ _FOREIGN_TLS = (
 _TIMEOUT = 10.0
 _OK = 200
 _FILES = "mlflow-artifacts"
-# Start of the names of files that MLflow's client is just writing to a folder.
+# Start of the names of files that MLflow's client has not yet written completely.
 _PARTIAL = ".artifact.uploading."
 # Exceptions that occur if a JSON value does not have the expected form.
 _UNEXPECTED = (AttributeError, KeyError, TypeError, ValueError)
@@ -430,7 +430,7 @@ def _inside(place: str | Path, path: str) -> str | Path:
 
 
 def _listed(folder: Path) -> list[_File]:
-    """List a folder of this machine. As for MLflow's client, a file and a missing folder contain nothing."""
+    """List a folder of this machine. The list is empty for a file and for a missing folder, as in MLflow's client."""
     with _not_read():
         if not folder.is_dir():
             return []

@@ -70,7 +70,7 @@ def read(client: MlflowClient, run_id: str, path: str) -> bytes:
 
 
 def _served(repository: ArtifactRepository, path: str, folder: Path) -> bytes | None:
-    """Return the contents of a file that the MLflow server serves, without listing it, as ``download_artifacts`` does.
+    """Return the contents of a file that the MLflow server serves. Unlike ``download_artifacts``, do not list it first.
 
     :return: ``None`` if the server does not serve the files, or refuses the request, for example because the file is missing
     :raises mlflow.exceptions.MlflowException: the server does not respond or is overloaded

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# The serving process and Airflow's API server run for months.
+# Largest number of remembered runs. The serving process and Airflow's API server run for months.
 _MOST = 1024
 _places: dict[tuple[str, str], Place] = {}
 
@@ -30,7 +30,7 @@ class Place:
 
 
 def place(client: MlflowClient, run_id: str) -> Place:
-    """Return where MLflow keeps a run. The run may have been deleted since this process has seen it.
+    """Return where MLflow keeps a run. If this process knows the run, it may have been deleted in the meantime.
 
     :raises mlflow.exceptions.MlflowException: the run does not exist, or cannot be read
     """
@@ -39,10 +39,10 @@ def place(client: MlflowClient, run_id: str) -> Place:
 
 
 def remember(client: MlflowClient, run: Run) -> Place:
-    """Keep where MLflow keeps a run that was just created or read."""
+    """Remember where MLflow keeps a run that was just created or read."""
     found = Place(str(run.info.experiment_id), str(run.info.artifact_uri))
     while len(_places) >= _MOST:
-        # The oldest one.
+        # The oldest entry is removed.
         _places.pop(next(iter(_places)), None)
     _places[client.tracking_uri, str(run.info.run_id)] = found
     return found

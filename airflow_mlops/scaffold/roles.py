@@ -86,7 +86,7 @@ def choose_roles(sample: Sample, given: Given, person: Person) -> Roles:
     if spellings := _spellings_of_yes_and_no(columns[label]):
         raise SpecError(
             f"The label {label!r} has the values {listed(spellings)}, which all mean yes or no, but would be {len(spellings)} different "
-            "classes. Write each of the two in one way in the source, for example with a view."
+            "classes. In the source, use one value for yes and one for no, for example with a view."
         )
     task, positive = _task(columns[label], given.positive, person)
     return Roles(columns, time, label, delay, keys, task, positive)

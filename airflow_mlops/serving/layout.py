@@ -37,8 +37,10 @@ def servers_folder(model: str) -> str:
 
 
 def mark_key(model: str) -> str:
-    """Return the key of the id by which the servers of a model recognise the artifact store, see
-    :mod:`airflow_mlops.serving.log.mark`."""
+    """Return the key of the file with the id by which the servers of a model recognise the artifact store.
+
+    See :mod:`airflow_mlops.serving.log.mark`.
+    """
     return f"online-marks/{folder_name(model)}.json"
 
 

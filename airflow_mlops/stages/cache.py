@@ -72,7 +72,8 @@ class Cached:
             return None
         found = self._find()
         if found is None:
-            # This state before the step shows later whether an input was changed and changed back while the step ran.
+            # It is compared with the state after the step, to detect inputs that changed while the step ran, even if they
+            # were changed back.
             self._state = self._state_of_inputs()
         return found
 

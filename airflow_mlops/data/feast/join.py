@@ -66,9 +66,9 @@ def join(
 
 
 def _with_columns(batches: Iterator[pa.Table], others: list[Rows], count: int) -> Iterator[pa.Table]:
-    """Add columns to tables, each of which belongs to the next slice of ``count`` events.
+    """Add columns to consecutive tables, which together have a row for each of ``count`` events.
 
-    A table without columns has no rows. It stands for the next :data:`BATCH_ROWS` events.
+    A table without columns has no rows either. It stands for the next :data:`BATCH_ROWS` events.
     """
     start = 0
     for batch in batches:

@@ -1,8 +1,8 @@
 """Find feature views whose materialized rows are no longer in the online store, such as after a flush of Redis.
 
-Feast's registry then still lists the materialized intervals, and Feast does not compare registry and store. No interface of
-Feast lists the rows of an online store. Therefore some keys of the last materialized interval with rows are read from the source of
-the view and looked up online. In a local SQLite file, the tables themselves are read.
+Feast's registry then still lists the materialized intervals, and Feast does not compare registry and store. Feast has no
+function that lists the rows of an online store. Therefore, some keys of the last materialized interval with rows are
+read from the source of the view and looked up online. In a local SQLite file, the tables themselves are read.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def find(store: FeatureStore, views: Collection[str]) -> dict[str, Loss]:
 
 
 def _some_keys(store: FeatureStore, view: Any) -> list[dict[str, Any]]:
-    """Return keys that were materialized, of the newest interval with rows; empty if they are not known."""
+    """Return some keys of the newest materialized interval with rows; empty if no keys are known."""
     if view.batch_source is None:
         return []
     entities = {entity.name: entity.join_key for entity in store.list_entities()}

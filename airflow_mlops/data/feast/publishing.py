@@ -118,7 +118,9 @@ class SourceFolder:
         return self._write(key, dataset, schema, valid_from)
 
     def newest(self, dataset: Dataset, valid_from: datetime | None) -> Dataset:
-        """Return the dataset to publish: ``dataset``, unless the published one of the same window became current after it.
+        """Return the dataset to publish for a window.
+
+        This is ``dataset``, unless the published dataset of the same window became current after it.
 
         If a user clears the task of an earlier run, ``dataset`` is that of the earlier run, and may no longer be current.
 

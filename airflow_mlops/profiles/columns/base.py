@@ -28,7 +28,7 @@ class Counter(Protocol):
         """
 
     def add(self, column: Any) -> None:
-        """Count the rows of a column profile of the same kind."""
+        """Add the counts of a profile of the same kind, such as the profile of another shard."""
 
     def result(self) -> Any:
         """Return the profile of all rows that were counted."""

@@ -24,7 +24,7 @@ SAMPLE = 1_024
 
 
 class HashedCounts:
-    """Exact row counts by hash bucket and for a sample of values. The counts do not depend on the order of the rows.
+    """The exact numbers of rows of each hash bucket, and of each value in a sample. They do not depend on the order of rows.
 
     The largest hash in the sample never grows. Therefore the sample has contained each of its values since the first
     row with this value, and the counts are exact.

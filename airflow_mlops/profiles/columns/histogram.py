@@ -135,7 +135,7 @@ class HistogramCounter:
                 self._count()
 
     def add(self, histogram: Histogram) -> None:
-        """Count the values of ``histogram``."""
+        """Add the counts of another histogram."""
         self._count()
         self._within(histogram.low, histogram.high)
         binades = _binade(histogram.keys)

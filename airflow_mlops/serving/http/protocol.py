@@ -262,7 +262,7 @@ def answer(
         if binary and datatype != "FP64" and None in data:
             raise SchemaError(
                 f"Row {data.index(None) + 1} has no score, so its {name} is null, which binary data of the type {datatype} "
-                "cannot be. Request it as JSON."
+                "cannot represent. Request it as JSON."
             )
         tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if binary:

@@ -1,7 +1,9 @@
-"""Recognise the artifact store to which a spool belongs, so that nothing is written below a file system that is not mounted.
+"""Recognise the artifact store to which a spool belongs.
 
-A mount point without its file system is an empty folder, and so looks like a new store. The store therefore contains a
-random id for each model with servers, and the spool contains a copy of it::
+If the file system of the store is not mounted, nothing may be written into the empty folder in its place.
+
+A mount point without its file system is an empty folder, and therefore looks like a new store. For this reason, the
+store contains a random id for each model with servers, and the spool contains a copy of the id::
 
     online-marks/MODEL.json
 """
@@ -28,7 +30,7 @@ def require_mark(store: ArtifactStore, model: str, folder: Path) -> None:
     :param store: the artifact store
     :param model: name of the registered model
     :param folder: folder of the spool
-    :raises StoreError: the store cannot be used, or it is another one
+    :raises StoreError: the store cannot be used, or is not the store to which the spool has uploaded before
     """
     if store.is_object_store:
         return

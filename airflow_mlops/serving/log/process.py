@@ -1,7 +1,7 @@
 """Identify the process that writes a log, so that a later process on the same machine can prove that it has ended.
 
-The names of a machine and of a folder prove nothing: containers on different machines may have the same names. The
-number of a process proves something only in the same PID namespace, and until the machine is started again.
+The names of a machine and of a folder prove nothing: containers on different machines may have the same names. A PID
+identifies a process only in the same PID namespace, and only until the machine is started again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _BOOT, _NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), "/proc/self/ns/pid"
 class Process(Model):
     """A process of a machine.
 
-    :param boot: random id that the kernel has chosen when it started
+    :param boot: random id that the kernel chose when the machine was started
     :param namespace: PID namespace of the process, such as ``pid:[4026531836]``
-    :param pid: number of the process in this namespace
+    :param pid: PID of the process in this namespace
     """
 
     boot: str
@@ -29,8 +29,8 @@ class Process(Model):
     def has_ended(self) -> bool:
         """Return whether it is certain that the process no longer exists.
 
-        If the machine was started again, or if this process is in another container or on another machine, nothing is
-        certain.
+        The result is false if the machine was started again, or if this process is in another container or on another
+        machine.
         """
         here = current()
         if here is None or (here.boot, here.namespace) != (self.boot, self.namespace):
@@ -40,7 +40,7 @@ class Process(Model):
         except ProcessLookupError:
             return True
         except PermissionError:
-            # The process of another user.
+            # The process exists and belongs to another user.
             return False
         return False
 

@@ -13,8 +13,8 @@ If the spool is lost, for example with its disk, the predictions in it are lost,
 same folder then ends the record, if it can prove that the killed process no longer exists
 (:mod:`airflow_mlops.serving.log.process`). The names of the machine and of the folder are no proof, because a server on
 another machine may have the same names and still hold predictions. Without a proof, a person ends the record with
-``airflow mlops servers``. In both cases, predictions may be lost of all windows from the last upload until then, so
-these windows are gaps.
+``airflow mlops servers --lost``. In both cases, the windows from the last upload until the end of the record may lack
+predictions, so these windows are gaps.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class State:
 class Uptime(Model):
     """The time in which a server has logged predictions.
 
-    :param where: machine and spool of the server, for log lines and tables. Several servers may have the same
+    :param where: machine and spool of the server, for log lines and tables. Several servers may have the same text
     :param process: the process that writes the log; ``None`` in records of earlier releases, or if the process cannot be
         identified
     :param since: time at which the server began to answer
@@ -312,11 +312,12 @@ class UptimeWriter:
                 lose_spool(self._store, self._model, name, record, _moment(time.time()))
             else:
                 log.warning(
-                    "The record of the server %s of %s since %s is open, and the spool of this server does not contain its "
-                    "file. If that server no longer runs, so that its spool is lost, run: airflow mlops servers %s --lost %s",
+                    "The record of the server %s on %s since %s is open, but the spool of the present server does not contain its "
+                    "file. If server %s no longer runs and its spool is lost, run: airflow mlops servers %s --lost %s",
                     name,
                     record.where,
                     record.since.isoformat(),
+                    name,
                     self._model,
                     name,
                 )

@@ -131,7 +131,7 @@ class Lookup:
                 )
             if looked_up := row.keys() & self._wanted.keys() - self._known:
                 raise SchemaError(
-                    f"Entity {number} has the field {min(looked_up)!r}, which is looked up. Send `rows` to set all features."
+                    f"Entity {number} has the field {min(looked_up)!r}, which the server looks up itself. Remove the field, or send `rows` with all features."
                 )
             if unknown := row.keys() - self._known:
                 raise SchemaError(

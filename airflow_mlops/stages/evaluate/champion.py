@@ -87,8 +87,9 @@ def find(
 def open_measured(
     client: MlflowClient, found: Champion, data: SplitPart, store: ArtifactStore, *, allow_pyfunc: bool
 ) -> tuple[Champion, Candidate | None]:
-    """Load the version to measure for a champion that was found before.
+    """Load the version whose predictions are measured for the champion.
 
+    :param found: the champion, and the version to measure. For a refit, this is the version that was judged
     :return: the champion, with a problem if the version cannot be loaded, and the loaded version
     :raises ModelCorruptError: a file of the version was changed after its promotion
     """

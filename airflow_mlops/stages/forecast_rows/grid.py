@@ -129,7 +129,7 @@ class Grid:
         return zones.local(moment, self.zone)
 
     def _of_the_day(self, moment: datetime) -> datetime:
-        """Return the local time. If clocks are turned forward at midnight, the first instant of the day is its midnight."""
+        """Return the local time. If clocks are turned forward at midnight, the first instant of the day counts as midnight."""
         local = self._clock(moment)
         midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
         return midnight if zones.instant(midnight, self.zone) == moment else local

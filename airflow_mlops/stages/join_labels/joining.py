@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Number of predictions in a file. The id of a dataset depends on its files, so shards must write the same files as a
 # single pass.
 FILE_ROWS = 262_144
-# Together with the libraries and the rows that are read and written, the join then needs less than 1 GB.
+# With this limit for DuckDB, a join needs less than 1 GB, including libraries and the rows that are read and written.
 _MEMORY = 500_000_000
 
 

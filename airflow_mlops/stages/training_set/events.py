@@ -150,7 +150,7 @@ class EventSource:
     ) -> Iterator[pa.Table]:
         """Read the events that have a label.
 
-        :param seen: counts, to which the events are added
+        :param seen: counts of events. The events that are read are added to them
         :param spans: positions of the events in the files of each dataset; by default all events are read
         :param times: the times of the events; by default events of all times, and events without a time, are read
         """

@@ -19,7 +19,7 @@ class HasRows(Protocol):
     """Rows that are not in memory."""
 
     def tables(self, offset: int, length: int) -> Iterator[pa.Table]:
-        """Read ``length`` consecutive rows from position ``offset`` on, a few at once."""
+        """Read ``length`` consecutive rows from position ``offset`` on, in several tables."""
 
 
 def pieces(mask: RowMask) -> Iterator[range]:

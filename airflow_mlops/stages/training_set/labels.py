@@ -25,9 +25,9 @@ class LabelValues:
     """The distinct values of a label.
 
     :param kind: type of the label
-    :param counts: number of rows of each value, in the order of the first rows of the values
-    :param complete: whether all rows were counted. Numbers with more than 20 values are not counted to the end, unless
-        they are classes
+    :param counts: number of rows by value, in the order in which the values first occur
+    :param complete: whether all rows were counted. Counting stops at more than 20 distinct values, unless the label is
+        text or the ML task is ``multiclass``
     """
 
     kind: pa.DataType

@@ -46,7 +46,8 @@ class Layout:
     def ids(self) -> dict[str, list[str]]:
         """Return the columns that identify a row, by name of the column with the ids.
 
-        The first ids identify the rows of the training set, and the last ids identify them for the split.
+        The first item identifies the rows of the training set. If the split divides the rows by other columns, a second
+        item identifies the rows for the split.
 
         :raises SchemaError: the group column of the split does not exist
         """

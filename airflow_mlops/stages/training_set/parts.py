@@ -128,7 +128,7 @@ class StoredRows:
         return found
 
     def tables(self, offset: int, length: int) -> Iterator[pa.Table]:
-        """Read ``length`` consecutive rows from position ``offset`` on, a batch at once."""
+        """Read ``length`` consecutive rows from position ``offset`` on, one batch at a time."""
         return (pa.Table.from_batches([batch]) for batch in self._batches(range(offset, offset + length)))
 
     def batches(self) -> Iterator[pa.RecordBatch]:

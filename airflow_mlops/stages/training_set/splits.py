@@ -96,7 +96,7 @@ def divide(
 
 
 class _Rows:
-    """The columns of all rows by which they are split. Only a part of the rows is in memory at the same time."""
+    """The rows to split: their times, ids and keys. Only a part of the rows is in memory at the same time."""
 
     def __init__(self, table: pa.Table | Rows, timestamp: str, ids: str, memory_limit: str | None) -> None:
         self.table = table
@@ -127,7 +127,7 @@ class _Rows:
         return (column.to_numpy() for column in self._slices(self._ids))
 
     def keys(self, seed: int) -> Iterator[Numbers]:
-        """Read the ids as evenly distributed numbers. Different ids have different numbers."""
+        """Read the ids, mapped to evenly distributed numbers, which are called keys. Different ids have different keys."""
         return (_shuffle(ids, seed) for ids in self.ids())
 
     def in_order(
@@ -146,7 +146,7 @@ class _Rows:
         return self.sort(batches, schema, by)
 
     def sort(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, by: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Sort at most as many rows as there are."""
+        """Sort batches that together have at most as many rows as the table."""
         return in_order(batches, schema, by, len(self), self._memory_limit)
 
     def _slices(self, name: str) -> Iterator[pa.ChunkedArray]:
@@ -172,10 +172,11 @@ def _time_cut(rows: _Rows, split: Split, run_starts: datetime | None) -> int:
 def _nearest(
     ordered: Iterable[pa.RecordBatch], column: str, share: float, held_out: Callable[[Numbers], Numbers]
 ) -> int | None:
-    """Return the value at which sorted rows are divided so that the share of held-out rows is as close as possible.
+    """Return the value at which sorted rows are divided so that the share of held-out rows is closest to ``share``.
 
     Equal values are not separated. Ties: the smallest value.
 
+    :param share: wanted share of held-out rows
     :param held_out: share of held-out rows if the rows are divided before the rows at given positions
     :return: ``None`` if all rows have the same value
     """
@@ -193,7 +194,7 @@ def _nearest(
 
 
 def _row_limit(rows: _Rows, split: Split) -> np.uint64:
-    """Return the number below which the keys of held-out rows are."""
+    """Return the limit of the keys. Rows with a smaller key are held out."""
     share = _share(split)
     if split.method == "hash":
         return np.uint64(int(share * 2**64))
@@ -204,9 +205,9 @@ def _row_limit(rows: _Rows, split: Split) -> np.uint64:
 
 
 def _limit(keys: Rows, start: int, count: int, share: float) -> np.uint64:
-    """Return the number below which a share of the keys at the positions ``start`` to before ``start + count`` is."""
+    """Return the number below which ``share`` of the ``count`` sorted keys from position ``start`` on are."""
     held_out = round(share * count)
-    # No key is the largest number of 64 bits in practice. All other keys are below it.
+    # In practice, all keys are below the largest number of 64 bits.
     return np.uint64(keys.slice(start + held_out, 1)["key"][0].as_py() if held_out < count else 2**64 - 1)
 
 
@@ -235,7 +236,7 @@ def _by_class(rows: _Rows, label: str, split: Split) -> RowMask:
 
 
 def _class_limits(members: Rows, share: float) -> dict[int, np.uint64]:
-    """Return the number below which the keys of held-out rows are, by class.
+    """Return the limit of the keys of each class. Rows with a smaller key are held out.
 
     :param members: class and key of each distinct row, in this order
     """
@@ -255,7 +256,7 @@ def _held_out(ordered: Rows, limits: Mapping[int, np.uint64]) -> Iterator[Number
     """Yield the positions of the held-out rows.
 
     :param ordered: key, class and position of each row, in this order. The class of a key is that of its first row
-    :param limits: number below which the keys of held-out rows are, by class
+    :param limits: limit of the keys by class, see :func:`_class_limits`
     """
     classes = np.array(sorted(limits), np.uint64)
     below = np.array([limits[int(each)] for each in classes], np.uint64)
@@ -263,7 +264,7 @@ def _held_out(ordered: Rows, limits: Mapping[int, np.uint64]) -> Iterator[Number
     for batch in ordered.to_batches():
         starts = runs.starts(batch)
         first = np.maximum.accumulate(np.where(starts, np.arange(1, batch.num_rows + 1), 0))
-        # Rows before the first start belong to the last key of the batch before.
+        # Rows before the first start belong to the last key of the previous batch.
         own = np.concatenate([last, batch.column("class").to_numpy()])[first]
         last = own[-1:]
         held = batch.column("key").to_numpy() < below[np.searchsorted(classes, own)]
@@ -361,7 +362,7 @@ def _proof(rows: _Rows, split: Split, parts: dict[str, RowMask], facts: dict[str
 
 
 class _Shared:
-    """The values of the rows of each split part.
+    """Compares the values of the rows, such as ids, between the split parts.
 
     :param name: name of the values
     :param values: the value of each row

@@ -1,4 +1,4 @@
-"""The folder of a file system that is not mounted is empty. It is not taken for the store of a model with a champion."""
+"""The folder of a file system that is not mounted is empty. If a model has a champion, it is not taken for a new store."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_no_decision_is_made_without_the_ledger_that_mlflow_names(client, promot
             act()
         assert caught.value.retryable
     assert list(mount.iterdir()) == []
-    # A person says that the ledger is lost.
+    # A person deletes the tag, because the ledger is lost.
     client.delete_model_version_tag(v2.model, "2", LEDGER_TAG)
     assert do(empty, verdict(v3, v2), "a").promoted
 

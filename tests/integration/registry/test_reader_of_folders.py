@@ -19,7 +19,7 @@ from tests.integration.registry.test_reader import (
     version,
 )
 
-# The first test is that for files on the server.
+# The imported test also runs in its own module, for files on the server.
 __all__ = ["alone", "light", "test_runs_versions_and_files_are_those_of_mlflows_client", "version"]
 pytestmark = pytest.mark.usefixtures("files_in_a_folder")
 

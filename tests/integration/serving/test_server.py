@@ -46,8 +46,9 @@ from tests.support.endpoint import Load, answering, children, finished_while_sto
 from tests.support.lifecycle import MODEL, Lifecycle
 
 ROW = {"amount": 12.5, "hour": 7}
-# Predictions of this time before a kill may be lost: if all processes are killed, and if only the server is killed. The
-# documentation says 1 and 0.1 seconds. Another second is for machines that are busy with other tests.
+# Predictions in this time before a kill may be lost. The first number is for a kill of all processes, and the second for
+# a kill of the server only. The documentation says 1 and 0.1 seconds. The tests allow another second, because the machine
+# may be busy.
 MACHINE_SECONDS, SERVER_SECONDS = 2.0, 1.1
 # Processor time of the processes of a server until it is ready, which two cores have within the documented 5 s.
 READY_CPU_SECONDS = 10.0

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def assigned(path: str, name: str) -> list[str]:
-    """The value of a constant. Importing the module would import Airflow."""
+    """Return the value of a constant from the source text, because importing the module would import Airflow."""
     for node in ast.parse((ROOT / path).read_text()).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(item, ast.Name) and item.id == name for item in node.targets

@@ -9,7 +9,7 @@ TESTS = Path(__file__).parents[2]
 
 
 def test_tests_give_the_registry_of_mlflow_clients():
-    """``connect`` sets MLflow's defaults for the process. A client with a tracking URI only uses the default registry."""
+    """``connect`` sets MLflow's defaults for the process. A client that gets only a tracking URI uses the default registry."""
     found = [
         f"{file.relative_to(TESTS)}:{node.lineno}"
         for file in TESTS.rglob("*.py")

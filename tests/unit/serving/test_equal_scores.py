@@ -50,7 +50,7 @@ def test_every_documented_kind_of_model_is_tested():
         assert "assert_online_equals_batch(" in (PAGE.parents[1] / file).read_text(), file
 
 
-# Numbers at the limits of single precision, of double precision, and of the integers that they represent.
+# Numbers at the limits of float32 and float64, and of the integers that these types represent exactly.
 _EXTREME = [0.0, -0.0, 5e-324, 1e-45, 1.1754943e-38, 16_777_217.0, 3.4028235e38, 3.4028236e38, 1.7e308, -1.7e308]
 _WHOLE = [2**24 + 1, 2**53 + 1, 2**60 + 2**36 + 1, -(2**63), 2**63 - 1]
 NUMBERS = {

@@ -46,7 +46,7 @@ def inference_service(
     for field in _NOT_OF_POD:
         spec.pop(field, None)
     # Knative accepts the security context of a pod only if an administrator allows it, but always that of a container.
-    # A container has no such fields as fsGroup.
+    # Fields that containers do not have, such as fsGroup, stay in the security context of the pod.
     security = spec.pop("securityContext", {})
     shared = {field: value for field, value in security.items() if field in _OF_BOTH}
     for container in [*spec["containers"], *spec.get("initContainers", [])]:

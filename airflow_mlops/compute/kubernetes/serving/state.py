@@ -40,7 +40,7 @@ def is_ready(live: Json, pods: Sequence[Json]) -> bool:
 
 
 def _kserve_is_ready(live: Json, pods: Sequence[Json]) -> bool:
-    """Return whether an InferenceService answers with its current manifest.
+    """Return whether the pods of an InferenceService are ready and run its current manifest.
 
     Its ``observedGeneration`` is that of the Knative Service or of the Deployment, so it cannot be compared with the
     generation of the InferenceService. After a change, the condition ``Ready`` first describes the previous revision. The
@@ -83,7 +83,7 @@ def of_manifest(pods: Sequence[Json], manifest: Json) -> list[Json]:
 
 
 def complaint(live: Json) -> str:
-    """Return why KServe says that an InferenceService is not ready; empty if it does not say."""
+    """Return the message of KServe about an InferenceService that is not ready; empty if there is none."""
     conditions = (live.get("status") or {}).get("conditions") or [] if live.get("kind") == KSERVE else []
     said = (str(item.get("message") or "") for item in conditions if item.get("status") == "False")
     return " ".join(next(filter(None, said), "").split())[:_LONGEST]
@@ -163,7 +163,7 @@ class Watch:
                 return failures.failure(pod, main_container(pod), [], "")
         what = progress(pods) if pods else "there are no new pods"
         return DeploymentError(
-            f"The endpoint was not ready within {self.limit:g} s, which are schedule_timeout= and startup_timeout= of its "
+            f"The endpoint was not ready within {self.limit:g} s, the sum of schedule_timeout= and startup_timeout= of its "
             f"Pod(...): {what}."
         )
 

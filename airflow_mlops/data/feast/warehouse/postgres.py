@@ -95,9 +95,9 @@ class PostgresWarehouse(Warehouse):
     def _sql(self, view: SqlView, events: Events) -> str:
         """Return the SQL of Feast's join, on the temporary table.
 
-        Feast runs the query of the events in sessions of its own, to determine its columns and its range of times.
-        These sessions do not see the temporary table, so Feast gets a query of two rows, which is replaced in the SQL
-        of the join.
+        To determine the columns and the range of times of the events, Feast runs their query in sessions of its own.
+        These sessions do not see the temporary table. Therefore, Feast gets a query that returns two rows, and this query
+        is replaced in the SQL of the join.
         """
         from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import EntitySelectMode
 

@@ -161,7 +161,9 @@ class DeltaTable:
         for name, column in known.items():
             self._check_statistics(name, str(column.type.type), statistics)
             if not column.nullable and "delta.generationExpression" not in column.metadata:
-                raise TableError(f"{self.where} has the column {name!r}, which allows no null. Let it allow nulls.")
+                raise TableError(
+                    f"{self.where} has the column {name!r}, which allows no null. Let the column allow nulls."
+                )
         return bool(known)
 
     def _check_statistics(self, name: str, found: str, statistics: Sequence[str]) -> None:

@@ -146,7 +146,9 @@ class IcebergTable:
             kind = kinds.field(field.name).type
             fields.append(pa.field(field.name, kind, nullable=not column.required))
         if required := [name for name, column in known.items() if column.required and column.write_default is None]:
-            raise TableError(f"{self.where} has the column {required[0]!r}, which allows no null. Let it allow nulls.")
+            raise TableError(
+                f"{self.where} has the column {required[0]!r}, which allows no null. Let the column allow nulls."
+            )
         return pa.schema(fields)
 
     def _commit(self, table: Table, schema: pa.Schema, part: Part, batches: Iterator[pa.RecordBatch]) -> int:
@@ -168,7 +170,7 @@ class IcebergTable:
                 for field, values in zip(columns, batch.columns, strict=True):
                     if not field.nullable and values.null_count:
                         raise TableError(
-                            f"{self.where} allows no null in column {field.name!r}, which is null in a row. Let it allow nulls."
+                            f"{self.where} allows no null in column {field.name!r}, but a row has a null there. Let the column allow nulls."
                         )
                     arrays.append(writable(values).cast(field.type))
                 written += batch.num_rows

@@ -80,7 +80,7 @@ def read_groups(
     """
     if run is None:
         raise SpecError(
-            f"A trainer with group={column!r} is fitted to a training set, and cannot be fitted to single rows."
+            f"A trainer with group={column!r} needs a training set with this column, and cannot be fitted to rows in memory."
         )
     if weights is not None:
         raise SpecError(

@@ -119,7 +119,7 @@ def test_what_is_no_request_is_answered_with_400(server):
 
 def test_clients_that_do_not_read_the_ends_of_their_responses_are_let_go(server):
     with ExitStack() as stack:
-        # Of some responses, so little still waits in the server that the transport reports the response as read.
+        # The unread rest of some responses is so small that asyncio's transport already reports the response as sent.
         for unread in range(8_000, 40_000, 4_000):
             client = stack.enter_context(asked(server, 200_000, "Connection: close"))
             left = 200_000 - unread

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +75,7 @@ def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> N
             "the data is ingested, or set `sample_weight` to another column."
         )
     found = numbers(values)
-    if problems := _problems(found, values.null_count):
+    if problems := _listed(_problems(found, values.null_count)):
         raise WeightError(
             f"Column {column!r} of {where} cannot contain row weights, because it is {problems} (of {len(found):,}). "
             "Weights are finite numbers of at least 0. Correct them where the data is ingested, or leave these rows out of "
@@ -95,12 +97,44 @@ def why_no_weights(values: pa.Array | pa.ChunkedArray) -> str | None:
     :param values: the values of a column
     :return: ``None`` if the values can be weights, or if there are no values
     """
-    if not is_number(values.type):
-        return f"of the type {values.type}"
-    found = numbers(values)
-    if problems := _problems(found, values.null_count):
-        return f"{problems} (of {len(found):,})"
-    return f"0 in all {counted(len(found), 'row')}" if len(found) and not found.any() else None
+    found = CheckedWeights()
+    found.add(values)
+    return found.wrong
+
+
+class CheckedWeights:
+    """Checks in batches whether the values of a column can be weights.
+
+    :ivar rows: number of values
+    :ivar missing: number of values that are null or NaN
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.missing = 0
+        self._problems: Counter[str] = Counter()
+        self._any = False
+        self._type: pa.DataType | None = None
+
+    def add(self, values: pa.Array | pa.ChunkedArray) -> None:
+        """Check a batch of values."""
+        self.rows += len(values)
+        if not is_number(values.type):
+            self._type = values.type
+            self.missing += values.null_count
+            return
+        found = numbers(values)
+        self.missing += int(np.isnan(found).sum())
+        self._problems.update(_problems(found, values.null_count))
+        self._any |= bool(found.any())
+
+    @property
+    def wrong(self) -> str | None:
+        """Return why the values cannot be weights, see :func:`why_no_weights`."""
+        if self._type is not None:
+            return f"of the type {self._type}"
+        if listed := _listed(self._problems):
+            return f"{listed} (of {self.rows:,})"
+        return f"0 in all {counted(self.rows, 'row')}" if self.rows and not self._any else None
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -108,21 +142,25 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _problems(found: NDArray[np.float64], nulls: int) -> str:
-    """Return a phrase about values that are not weights, such as ``null in 3 rows``; empty if there are none.
+def _problems(found: NDArray[np.float64], nulls: int) -> dict[str, int]:
+    """Return the number of values that are not weights, by kind.
 
     :param found: the values, in which nulls are NaN
     :param nulls: number of nulls
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         single = found.astype(np.float32)
-    wrong = {
+    return {
         "null": nulls,
         "negative": int((found < 0).sum()),
         "NaN, infinite or beyond single precision (3.4e38)": int((~np.isfinite(single) & ~(found < 0)).sum()) - nulls,
         "above 0 but 0 in single precision (below 1.4e-45)": int(((found > 0) & (single == 0)).sum()),
     }
-    return " and ".join(f"{what} in {counted(rows, 'row')}" for what, rows in wrong.items() if rows)
+
+
+def _listed(problems: Mapping[str, int]) -> str:
+    """Return a phrase such as ``null in 3 rows``; empty if there are no problems."""
+    return " and ".join(f"{what} in {counted(rows, 'row')}" for what, rows in problems.items() if rows)
 
 
 def numbers(values: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:

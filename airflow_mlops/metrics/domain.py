@@ -5,6 +5,7 @@ Such values are reported and never clipped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.numbers import rounded
@@ -26,9 +27,9 @@ def wrong_labels(power: float, truth: NDArray[np.float64], weight: NDArray[np.fl
     :param truth: the labels, shape (n,)
     :param weight: the weight of each row, shape (n,). A row with the weight 0 is not measured
     """
-    positive = power >= _GAMMA
-    wrong = truth < LEAST if positive else truth < 0
-    return _clause(wrong, truth, weight, "labels", "not above 0" if positive else "below 0")
+    found = _Wrong()
+    found.add(_undefined(power, truth), truth, weight)
+    return found.clause("labels", _condition(power))
 
 
 def wrong_predictions(
@@ -41,21 +42,53 @@ def wrong_predictions(
     :param model: name of the model, for the clause
     """
     what = "predictions" if model is None else f"predictions of {model}"
-    return _clause(value < LEAST, value, weight, what, "not above 0")
+    found = _Wrong()
+    found.add(value < LEAST, value, weight)
+    return found.clause(what, _condition(_GAMMA))
 
 
-def _clause(
-    wrong: NDArray[np.bool_],
-    values: NDArray[np.float64],
-    weight: NDArray[np.float64] | None,
-    what: str,
-    condition: str,
-) -> str | None:
-    if weight is not None:
-        wrong = wrong & (weight > 0)
-    rows = wrong.nonzero()[0]
-    if not len(rows):
-        return None
-    listed = [f"{rounded(values[row])} in row {row + 1:,}" for row in rows[:_SHOWN].tolist()]
-    more = ", ..." if len(rows) > _SHOWN else ""
-    return f"{len(rows):,} of {len(values):,} {what} are {condition} ({', '.join(listed)}{more})"
+def wrong_rows(power: float, parts: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str | None:
+    """Return a clause that lists labels, or else predictions, for which a deviance is undefined; ``None`` if there are none.
+
+    :param power: the power of the deviance
+    :param parts: the labels and the predicted values of each part of the rows, each of shape (n,)
+    """
+    labels, predictions = _Wrong(), _Wrong()
+    for truth, value in parts:
+        labels.add(_undefined(power, truth), truth)
+        predictions.add(value < LEAST, value)
+    return labels.clause("labels", _condition(power)) or predictions.clause("predictions", _condition(_GAMMA))
+
+
+def _undefined(power: float, truth: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return truth < (LEAST if power >= _GAMMA else 0)
+
+
+def _condition(power: float) -> str:
+    return "not above 0" if power >= _GAMMA else "below 0"
+
+
+class _Wrong:
+    """Counts and lists the rows for which a deviance is undefined, in parts."""
+
+    def __init__(self) -> None:
+        self._rows = self._count = 0
+        self._listed: list[str] = []
+
+    def add(
+        self, wrong: NDArray[np.bool_], values: NDArray[np.float64], weight: NDArray[np.float64] | None = None
+    ) -> None:
+        if weight is not None:
+            wrong = wrong & (weight > 0)
+        rows = wrong.nonzero()[0]
+        for row in rows[: _SHOWN - len(self._listed)].tolist():
+            self._listed.append(f"{rounded(values[row])} in row {self._rows + row + 1:,}")
+        self._count += len(rows)
+        self._rows += len(values)
+
+    def clause(self, what: str, condition: str) -> str | None:
+        """Return a clause about the rows; ``None`` if there are none."""
+        if not self._count:
+            return None
+        more = ", ..." if self._count > _SHOWN else ""
+        return f"{self._count:,} of {self._rows:,} {what} are {condition} ({', '.join(self._listed)}{more})"

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
+from airflow_mlops.metrics.moments import Moments, moments
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -68,25 +69,35 @@ def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
 
 
 def mean(values: NDArray[np.float64], z: float, independent: float | None = None) -> Interval:
+    """Compute the interval of a mean of skewed values, such as losses, see :func:`of_moments`.
+
+    :param values: shape (n,)
+    :param z: quantile of the normal distribution, such as 1.96
+    :param independent: effective number of rows; n by default
+    """
+    found = moments(lambda: [(values, None)])
+    return of_moments(found if independent is None else found._replace(effective=independent), z)
+
+
+def of_moments(found: Moments, z: float) -> Interval:
     """Compute the interval of a mean of skewed values, such as losses.
 
     The interval of Student's t is corrected for the skewness of the mean (P. Hall, "On the Removal of Skewness by
     Transformation", Journal of the Royal Statistical Society B 54, 1992). The upper end of a plain interval of losses
     is too low: few large losses determine the mean, and a sample often lacks them.
 
-    :param values: shape (n,)
+    :param found: the moments of the values. The effective number of rows determines the degrees of freedom of Student's t
     :param z: quantile of the normal distribution, such as 1.96
-    :param independent: effective number of rows, which determines the degrees of freedom of Student's t; n by default
     :return: the interval; infinite with fewer than two values or if the standard deviation is not finite
     """
-    rows, value = len(values), float(values.mean())
+    rows, value, own = found.rows, found.mean, found.own
     if rows < 2:
         return Interval(value, -math.inf, math.inf)
-    spread = float(values.std(ddof=1))
-    if not spread > 0:
+    spread = math.sqrt(own.squares / (rows - 1)) if own.squares >= 0 else math.nan
+    if not (spread > 0 and math.isfinite(spread)):
         return Interval(value, value, value) if spread == 0 else Interval(value, -math.inf, math.inf)
-    t = z + (z**3 + z) / (4 * max(1.0, (independent or rows) - 1))
-    skewness = float(np.mean(((values - value) / spread) ** 3))
+    t = z + (z**3 + z) / (4 * max(1.0, found.effective - 1))
+    skewness = own.skewness(rows)
     ends = (_unskewed(quantile / math.sqrt(rows), skewness, rows) * spread for quantile in (t, -t))
     low, high = (value - end for end in ends)
     return Interval(value, low, high)

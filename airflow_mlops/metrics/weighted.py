@@ -9,13 +9,16 @@ contributions are the values.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.metrics import intervals
-from airflow_mlops.metrics.comparison import CREDIBLE, relative_error
+from airflow_mlops.metrics.comparison import CREDIBLE
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.moments import Batches, Deviations, moments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,43 +61,76 @@ def contributions(values: NDArray[np.float64], weight: NDArray[np.float64] | Non
 
 
 def interval(values: NDArray[np.float64], weight: NDArray[np.float64] | None, z: float) -> Interval:
+    """Compute the interval of the weighted mean of skewed values, such as losses, see :func:`interval_of`.
+
+    :param values: shape (n,)
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+    :param z: quantile of the normal distribution, such as 1.96
+    """
+    return interval_of(lambda: [(values, weight)], z)
+
+
+def interval_of(batches: Batches, z: float) -> Interval:
     """Compute the interval of the weighted mean of skewed values, such as losses.
 
-    See :func:`airflow_mlops.metrics.intervals.mean`.
+    See :func:`airflow_mlops.metrics.intervals.of_moments`.
 
     With weights, the standard error of the mean depends on few rows and is itself uncertain. The interval is therefore
     widened by the factor ``1 + 1.645 * d``, as in :class:`airflow_mlops.metrics.comparison.Estimate`. Here, d is the
     increase of the relative standard error of the standard error that the weights cause. With equal weights, this is
     the interval without weights.
 
-    :param values: shape (n,)
-    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+    :param batches: values and their weights, above 0, with at least one value
     :param z: quantile of the normal distribution, such as 1.96
     """
-    if weight is None:
-        return intervals.mean(values, z)
-    each = contributions(values, weight)
-    found = intervals.mean(each, z, effective(weight))
-    doubt = relative_error(each - found.value) - relative_error(values - values.mean())
+    known = moments(batches)
+    found = intervals.of_moments(known, z)
+    if known.own is known.plain:
+        return found
+    doubt = _relative_error(known.own, known.rows) - _relative_error(known.plain, known.rows)
     wider = 1 + CREDIBLE * max(0.0, doubt)
     return Interval(
         found.value, found.value - wider * (found.value - found.low), found.value + wider * (found.high - found.value)
     )
 
 
-def share(hits: NDArray[np.bool_], weight: NDArray[np.float64] | None, z: float) -> Interval:
-    """Return the share of the rows for which ``hits`` is true, with its interval.
+def _relative_error(deviations: Deviations, rows: int) -> float:
+    """Return :func:`airflow_mlops.metrics.comparison.relative_error` of values with these deviations."""
+    if not 0 < deviations.squares < math.inf:
+        return 0.0
+    return math.sqrt(max(0.0, deviations.concentration() - 1 / rows)) / 2
 
-    Without weights, this is Wilson's interval. With weights, it is Wilson's interval with an effective number of rows,
-    derived from the variance of the weighted share (:func:`airflow_mlops.metrics.intervals.bounded`). With equal
-    weights, both intervals are the same.
+
+def share(hits: NDArray[np.bool_], weight: NDArray[np.float64] | None, z: float) -> Interval:
+    """Return the share of the rows for which ``hits`` is true, with its interval, see :func:`share_of`.
 
     :param hits: shape (n,), at least one row
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
     :param z: quantile of the normal distribution, such as 1.96
     """
-    value = mean(hits, weight)
-    if weight is None:
-        return intervals.proportion(value, len(hits), z)
-    variance = float(np.square(weight * (hits - value)).sum() / weight.sum() ** 2)
-    return intervals.bounded(value, variance, effective(weight), z)
+    return share_of([(hits, weight)], z)
+
+
+def share_of(batches: Iterable[tuple[NDArray[np.bool_], NDArray[np.float64] | None]], z: float) -> Interval:
+    """Return the share of the rows that are hits, with its interval.
+
+    Without weights, this is Wilson's interval. With weights, it is Wilson's interval with an effective number of rows,
+    derived from the variance of the weighted share (:func:`airflow_mlops.metrics.intervals.bounded`). With equal
+    weights, both intervals are the same.
+
+    :param batches: whether rows are hits, and their weights, above 0, each of shape (n,); the weights are ``None`` if
+        each row counts once. There is at least one row
+    :param z: quantile of the normal distribution, such as 1.96
+    """
+    # Of the rows that are no hits, and of the hits.
+    mass, squares, is_weighted = np.zeros(2), np.zeros(2), False
+    for hits, weight in batches:
+        is_weighted |= weight is not None
+        mass += np.bincount(hits, weight, 2)
+        squares += np.bincount(hits, None if weight is None else np.square(weight), 2)
+    total = float(mass.sum())
+    value = float(mass[1] / total)
+    if not is_weighted:
+        return intervals.proportion(value, total, z)
+    variance = float(squares[1] * (1 - value) ** 2 + squares[0] * value**2) / total**2
+    return intervals.bounded(value, variance, total**2 / float(squares.sum()), z)

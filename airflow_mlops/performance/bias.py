@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.clusters import design
-from airflow_mlops.metrics.realised import Outcomes
+from airflow_mlops.metrics.realised import Labelled, Outcomes
 from airflow_mlops.performance.findings import Bias
 from airflow_mlops.performance.thresholds import PerformanceThresholds
 from airflow_mlops.profiles.significance import odds_ratio
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LARGE_ODDS_RATIO = 1.5
 """A bias of probabilities also matters if the odds of mean score and share of positive labels differ by this factor."""
 
 
-def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, reference: float | None) -> Bias | None:
+def bias(outcomes: Labelled, task: Task, thresholds: PerformanceThresholds, reference: float | None) -> Bias | None:
     """Measure the mean error of the predictions, prediction minus label, with its confidence interval.
 
     A bias is significant if its interval excludes 0 and the bias is large enough to matter. A bias of a regression
@@ -37,11 +43,12 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
     """
     if task == "multiclass" or outcomes.rows < 2:
         return None
-    errors, weight = outcomes.score - outcomes.truth, outcomes.weight
     z = NormalDist().inv_cdf(0.5 + thresholds.confidence / 2)
     with np.errstate(over="ignore", invalid="ignore"):
-        found = weighted.interval(errors, weight, z)
+        found = weighted.interval_of(partial(_errors, outcomes), z)
         if outcomes.groups is not None:
+            # Clustered rows are in memory, in one part.
+            ((errors, weight),) = _errors(outcomes)
             factor = design(weighted.contributions(errors, weight), outcomes.groups, weight).factor(z)
             value = found.value
             found = intervals.Interval(
@@ -51,10 +58,10 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
         return None
     tolerance = thresholds.tolerance
     if task == "binary":
-        scores, labels = weighted.mean(outcomes.score, weight), weighted.mean(outcomes.truth, weight)
+        scores, labels = (_mean(outcomes, each) for each in (lambda part: part.score, lambda part: part.truth))
         large = abs(found.value) > tolerance or odds_ratio(scores, labels) >= LARGE_ODDS_RATIO
     else:
-        spread = math.sqrt(weighted.mean(np.square(errors - found.value), weight))
+        spread = math.sqrt(_mean(outcomes, lambda part: np.square(part.score - part.truth - found.value)))
         large = math.hypot(found.value, spread) > (1 + tolerance) * spread
     return Bias(
         value=found.value,
@@ -65,3 +72,21 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
         of_probabilities=task == "binary",
         significant=large and (found.low > 0 or found.high < 0),
     )
+
+
+def _errors(outcomes: Labelled) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64] | None]]:
+    for part in outcomes.parts():
+        yield part.score - part.truth, part.weight
+
+
+def _mean(outcomes: Labelled, values: Callable[[Outcomes], NDArray[Any]]) -> float:
+    """Return the weighted mean of values of the rows.
+
+    :param values: function of a part of the rows, which returns values of shape (n,)
+    """
+    total, mass = 0.0, 0.0
+    for part in outcomes.parts():
+        each = values(part)
+        total += float(each.sum() if part.weight is None else part.weight @ each)
+        mass += float(len(each) if part.weight is None else part.weight.sum())
+    return total / mass

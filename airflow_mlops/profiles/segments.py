@@ -24,6 +24,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.catalog import is_coverage_gap, realised
 from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.moments import GroupMoments, above_0
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses
 from airflow_mlops.profiles.columns.base import decoded
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
@@ -199,24 +200,55 @@ def tally(
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
     :return: the losses by metric and feature name
     """
-    counters = {metric: {name: _Counter(len(item.names)) for name, item in cuts.items()} for metric in costs}
-    unusable: set[str] = set()
+    tallies = {metric: Tally(cuts) for metric in costs}
     start = 0
     for batch in batches:
         rows = slice(start, start + batch.num_rows)
         start += batch.num_rows
-        for name, item in cuts.items():
-            index = batch.schema.get_field_index(name)
-            codes = item.codes(batch.column(index)) if index >= 0 else None
-            if codes is None:
-                unusable.add(name)
-                continue
-            for metric, cost in costs.items():
-                counters[metric][name].add(codes, cost[rows], None if weight is None else weight[rows])
-    return {
-        metric: {name: counter.result() for name, counter in named.items() if name not in unusable and counter.finite}
-        for metric, named in counters.items()
-    }
+        found = codes_of(cuts, batch)
+        for metric, cost in costs.items():
+            tallies[metric].add(found, cost[rows], None if weight is None else weight[rows])
+    return {metric: item.result() for metric, item in tallies.items()}
+
+
+def codes_of(cuts: Mapping[str, Cut], batch: pa.RecordBatch) -> dict[str, Integers | None]:
+    """Return the index of the segment of each row by feature, each of shape (n,).
+
+    The value of a feature is ``None`` if its column is absent, or if the kind of the column differs from training.
+
+    :param cuts: the segments by feature name
+    :param batch: features of n rows
+    """
+    places = {name: batch.schema.get_field_index(name) for name in cuts}
+    return {name: item.codes(batch.column(places[name])) if places[name] >= 0 else None for name, item in cuts.items()}
+
+
+class Tally:
+    """Averages the losses of one metric by feature and segment, batch by batch.
+
+    :param cuts: the segments by feature name
+    """
+
+    def __init__(self, cuts: Mapping[str, Cut]) -> None:
+        self._counters = {name: _Counter(len(item.names)) for name, item in cuts.items()}
+
+    def add(self, codes: Mapping[str, Integers | None], cost: Floats, weight: Floats | None) -> None:
+        """Add a batch of n rows.
+
+        :param codes: the index of the segment of each row by feature, see :func:`codes_of`. A feature is left out of the
+            result if it has no codes in a batch
+        :param cost: losses of the rows, shape (n,)
+        :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+        """
+        for name, found in codes.items():
+            if found is None:
+                self._counters.pop(name, None)
+            elif name in self._counters:
+                self._counters[name].add(found, cost, weight)
+
+    def result(self) -> dict[str, Losses]:
+        """Return the losses by feature name. Features with a mean or a variance that is not finite are left out."""
+        return {name: counter.result() for name, counter in self._counters.items() if counter.finite}
 
 
 def measured(batches: Iterable[pa.RecordBatch], mask: npt.NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
@@ -271,43 +303,13 @@ def _effect(cost: Floats, clusters: Integers, weight: Floats | None, rows: Integ
     return design(weighted.contributions(cost[rows], own), clusters[rows], own).effect
 
 
-class _Moments:
-    """Computes the mass, the mean and the sum of squared deviations of losses in k segments, batch by batch.
-
-    Source: T. Chan, G. Golub and R. LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician
-    37 (1983).
-    """
-
-    def __init__(self, segments: int) -> None:
-        self.mass = np.zeros(segments)
-        self.mean, self.squares = np.zeros(segments), np.zeros(segments)
-
-    def add(self, codes: Integers, cost: Floats, weight: Floats | None) -> None:
-        segments = len(self.mass)
-        mass = np.bincount(codes, weight, segments).astype(float)
-        each, total = _above_0(mass), _above_0(self.mass + mass)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = np.bincount(codes, cost if weight is None else weight * cost, segments) / each
-            squares = np.square(cost - mean[codes])
-            apart = mean - self.mean
-            self.squares += np.bincount(codes, squares if weight is None else weight * squares, segments)
-            self.squares += np.square(apart) * self.mass * mass / total
-            self.mean += apart * mass / total
-        self.mass += mass
-
-
-def _above_0(values: Floats) -> Floats:
-    """Replace 0 by 1, to avoid a division by 0."""
-    return np.where(values > 0, values, 1.0)
-
-
 class _Counter:
     """Computes the losses of k segments, batch by batch."""
 
     def __init__(self, segments: int) -> None:
         self._rows = np.zeros(segments)
         # The variance of a weighted mean is computed from moments with squared weights.
-        self._plain, self._squared = _Moments(segments), _Moments(segments)
+        self._plain, self._squared = GroupMoments(segments), GroupMoments(segments)
         self._weighted = False
 
     def add(self, codes: Integers, cost: Floats, weight: Floats | None = None) -> None:
@@ -327,12 +329,11 @@ class _Counter:
         counts, mean = rows.astype(int).tolist(), plain.mean.tolist()
         if not self._weighted:
             return Losses(rows=counts, mean=mean, variance=(plain.squares / np.maximum(rows - 1, 1)).tolist())
-        around = squared.squares + squared.mass * np.square(squared.mean - plain.mean)
-        variance = around / _above_0(squared.mass) * rows / np.maximum(rows - 1, 1)
+        variance = squared.around(plain.mean) / above_0(squared.mass) * rows / np.maximum(rows - 1, 1)
         return Losses(
             rows=counts,
             mean=mean,
             variance=np.where(rows > 1, variance, 0.0).tolist(),
             weight=plain.mass.tolist(),
-            effective=(np.square(plain.mass) / _above_0(squared.mass)).tolist(),
+            effective=(np.square(plain.mass) / above_0(squared.mass)).tolist(),
         )

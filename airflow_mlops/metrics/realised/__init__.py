@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airflow_mlops.metrics.realised.labelled import (
     COLUMNS,
+    Labelled,
     Outcomes,
     UnmeasurableError,
     clusters,
@@ -13,23 +14,36 @@ from airflow_mlops.metrics.realised.labelled import (
     scored,
     scores,
 )
-from airflow_mlops.metrics.realised.measurement import clustered, measure, quantile_coverage, stretched, widened
-from airflow_mlops.metrics.realised.row_losses import losses
+from airflow_mlops.metrics.realised.measurement import (
+    clustered,
+    is_measured_in_parts,
+    measure,
+    quantile_coverage,
+    stretched,
+    widened,
+)
+from airflow_mlops.metrics.realised.row_losses import losses, losses_of_parts
+from airflow_mlops.metrics.realised.spooled import Spooled, spooled
 
 __all__ = [
     "COLUMNS",
+    "Labelled",
     "Outcomes",
+    "Spooled",
     "UnmeasurableError",
     "clustered",
     "clusters",
     "columns",
+    "is_measured_in_parts",
     "losses",
+    "losses_of_parts",
     "measurable",
     "measure",
     "outcomes",
     "quantile_coverage",
     "scored",
     "scores",
+    "spooled",
     "stretched",
     "widened",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,26 @@ COLUMNS = (LABEL, "prediction", "score")
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+
+
+class Labelled(Protocol):
+    """Labelled predictions that are read in parts, from memory (:class:`Outcomes`) or from a temporary file.
+
+    ``rows``, ``groups`` and ``interval`` have the same meanings as in :class:`Outcomes`.
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None: ...
+
+    @property
+    def interval(self) -> PredictionInterval | None: ...
+
+    def parts(self) -> Iterator[Outcomes]:
+        """Yield the rows in parts. Each call yields the same parts."""
+        ...
 
 
 class UnmeasurableError(EvaluationError):
@@ -68,6 +88,10 @@ class Outcomes:
     def rows(self) -> int:
         return len(self.truth)
 
+    def parts(self) -> Iterator[Outcomes]:
+        """Yield the rows, in one part."""
+        yield self
+
     def weighted(self, weight: Floats) -> Outcomes:
         """Return the rows with weights, which are scaled to the mean 1. Rows with the weight 0 are left out.
 
@@ -112,18 +136,13 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
     :raises UnmeasurableError: for a regression, a label is not a number. For a binary task, a label is not one of the
         model's classes. For a multiclass task, none of the labels is one of the model's classes
     """
-    parts: list[Outcomes] = []
-    for batch in batches:
-        labelled = _labelled(batch)
-        if labelled.num_rows:
-            parts.append(_regression(labelled) if contract.task == "regression" else _classes(labelled, contract))
+    parts = [part for batch in batches if (part := part_of(batch, contract)) is not None]
     if not parts:
         return Outcomes(np.empty(0), np.empty(0), np.empty(0, dtype=bool))
     codes = [part.codes for part in parts if part.codes is not None]
     rows, unknown = sum(part.rows for part in parts), sum(part.unknown for part in parts)
     example = next((part.example for part in parts if part.unknown), None)
-    if rows and unknown == rows:
-        raise _unknown_label(example, contract)
+    require_known(rows, unknown, example, contract)
     return Outcomes(
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.score for part in parts]),
@@ -136,18 +155,38 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
     )
 
 
+def part_of(batch: pa.RecordBatch, contract: ModelContract) -> Outcomes | None:
+    """Return the rows of one batch that have a label; ``None`` if there are none. See :func:`outcomes`."""
+    labelled = _labelled(batch)
+    if not labelled.num_rows:
+        return None
+    return _regression(labelled) if contract.task == "regression" else _classes(labelled, contract)
+
+
+def require_known(rows: int, unknown: int, example: Any, contract: ModelContract) -> None:
+    """Check that some labels are classes of the model.
+
+    :param rows: number of rows
+    :param unknown: number of rows with a label that is not a class of the model
+    :param example: such a label
+    :raises UnmeasurableError: none of the labels is one of the model's classes
+    """
+    if rows and unknown == rows:
+        raise _unknown_label(example, contract)
+
+
 def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
     """Yield the rows that :func:`outcomes` collects, in the same order, with all their columns.
 
     :param batches: record batches with at least the columns :data:`LABEL` and ``score``
     :param contract: contract of the model
+    :raises UnmeasurableError: for a regression, the labels are not numbers
     """
     for batch in batches:
         rows = _labelled(batch)
         finite = np.isfinite(_score(rows))
         if contract.task == "regression":
-            label = rows.column(LABEL).cast(pa.float64(), safe=False)
-            finite &= np.isfinite(label.to_numpy(zero_copy_only=False))
+            finite &= np.isfinite(_numbers(rows.column(LABEL)))
         yield rows.filter(pa.array(finite))
 
 
@@ -218,13 +257,15 @@ def _labelled(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _regression(batch: pa.RecordBatch) -> Outcomes:
-    label = batch.column(LABEL)
-    if not (pa.types.is_integer(label.type) or pa.types.is_floating(label.type) or pa.types.is_decimal(label.type)):
-        raise UnmeasurableError(f"the labels have the type {label.type} and are not numbers")
-    truth = label.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    score = _score(batch)
+    truth, score = _numbers(batch.column(LABEL)), _score(batch)
     usable = np.isfinite(truth) & np.isfinite(score)
     return Outcomes(truth[usable], score[usable], np.zeros(usable.sum(), dtype=bool), int((~usable).sum()))
+
+
+def _numbers(label: pa.Array) -> Floats:
+    if not (pa.types.is_integer(label.type) or pa.types.is_floating(label.type) or pa.types.is_decimal(label.type)):
+        raise UnmeasurableError(f"the labels have the type {label.type} and are not numbers")
+    return np.asarray(label.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
 
 
 def _classes(batch: pa.RecordBatch, contract: ModelContract) -> Outcomes:
@@ -266,12 +307,12 @@ def _listed(classes: list[Any]) -> str:
     return ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
 
 
-def two_classes(outcomes: Outcomes) -> int:
+def two_classes(outcomes: Labelled) -> int:
     """Return the number of positive labels.
 
     :raises UnmeasurableError: all labels are of one class
     """
-    positives = int(outcomes.truth.sum())
+    positives = sum(int(part.truth.sum()) for part in outcomes.parts())
     if not positives or positives == outcomes.rows:
         labels = "the only label is" if outcomes.rows == 1 else f"all {outcomes.rows:,} labels are"
         raise UnmeasurableError(f"{labels} of the {'positive' if positives else 'negative'} class")

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 
 import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import custom, weighted
-from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom, is_deviance, is_quantile, is_ranking
+from airflow_mlops.metrics.catalog import (
+    COVERAGE,
+    find_metric,
+    is_custom,
+    is_deviance,
+    is_mean_of_rows,
+    is_quantile,
+    is_ranking,
+)
 from airflow_mlops.metrics.clusters import Design, design_of_share
+from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.forecasts import MASE, SMAPE
 from airflow_mlops.metrics.intervals import ROUNDING, Interval
 from airflow_mlops.metrics.quantiles import covered_alpha_of
 from airflow_mlops.metrics.realised import ranking, shares
-from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.row_losses import losses
+from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError
+from airflow_mlops.metrics.realised.row_losses import BY_CELL, losses, require_defined
 from airflow_mlops.metrics.resampling import resample_rows
 from airflow_mlops.metrics.rows import Rows
 
 
-def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
+def measure(metric: str, outcomes: Labelled, confidence: float, task: Task = "binary") -> Interval:
     """Measure ``metric`` with its two-sided confidence interval.
 
     - ``roc_auc``: DeLong's variance with an effective number of rows (:func:`airflow_mlops.metrics.intervals.bounded`).
@@ -51,7 +60,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, a metric that is computed on request
         (:func:`airflow_mlops.metrics.catalog.is_on_request`), or ``interval_coverage`` for a model with prediction
         intervals
-    :param outcomes: the labelled predictions
+    :param outcomes: the labelled predictions. Metrics that are not measured in parts (:func:`is_measured_in_parts`) need
+        them in one part
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
     :raises UnmeasurableError: the rows do not determine the metric or its interval. For example, there are no labels,
@@ -63,15 +73,17 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     if not outcomes.rows:
         raise UnmeasurableError("there are no labels")
     if is_custom(metric):
-        return _custom(metric, outcomes.prepared(task), confidence)
+        return _custom(metric, _whole(outcomes).prepared(task), confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     costs = costs_of(metric)
     if is_ranking(metric):
-        return ranking.ndcg(metric, outcomes, z)
+        return ranking.ndcg(metric, _whole(outcomes), z)
     if costs is not None:
         found = shares.expected_cost(costs, outcomes, z)
     elif (alpha := covered_alpha_of(metric)) is not None:
         found = shares.coverage_gap(alpha, outcomes, z)
+    elif metric in _OF_WHOLE:
+        found = _OF_WHOLE[metric](_whole(outcomes), z)
     else:
         measured = _mean_loss(metric) if is_deviance(metric) or is_quantile(metric) else _METRICS[metric]
         found = measured(outcomes, z)
@@ -79,7 +91,25 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     return found if known is None else widened(metric, found, known, confidence)
 
 
-def quantile_coverage(outcomes: Outcomes, confidence: float) -> Interval:
+def is_measured_in_parts(metric: str) -> bool:
+    """Return whether :func:`measure` and :func:`airflow_mlops.metrics.realised.losses_of_parts` support several parts.
+
+    These are the area under the ROC curve, F1, precision, recall, and metrics that are a mean over the rows. Metrics that name a column, and
+    rows with clusters, need all rows in one part.
+
+    :param metric: name of a metric of :func:`measure`
+    """
+    if is_custom(metric) or columns_of([metric]):
+        return False
+    return metric == "roc_auc" or metric in BY_CELL or is_mean_of_rows(metric)
+
+
+def _whole(outcomes: Labelled) -> Outcomes:
+    (whole,) = outcomes.parts()
+    return whole
+
+
+def quantile_coverage(outcomes: Labelled, confidence: float) -> Interval:
     """Measure the share of the labels that are at most the predicted quantile, with Wilson's interval.
 
     :param outcomes: the labelled predictions of a model of a quantile
@@ -91,7 +121,7 @@ def quantile_coverage(outcomes: Outcomes, confidence: float) -> Interval:
     return shares.quantile_coverage(outcomes, NormalDist().inv_cdf(0.5 + confidence / 2))
 
 
-def clustered(metric: str, outcomes: Outcomes) -> Design | None:
+def clustered(metric: str, outcomes: Labelled) -> Design | None:
     """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
 
     :param metric: a metric of :func:`measure`, except custom metrics
@@ -101,8 +131,9 @@ def clustered(metric: str, outcomes: Outcomes) -> Design | None:
     """
     if outcomes.groups is None:
         return None
-    values = weighted.contributions(losses(metric, outcomes), outcomes.weight)
-    return design_of_share(values, outcomes.groups, outcomes.weight)
+    rows = _whole(outcomes)
+    values = weighted.contributions(losses(metric, rows), rows.weight)
+    return design_of_share(values, outcomes.groups, rows.weight)
 
 
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
@@ -170,42 +201,46 @@ def _custom(path: str, rows: Rows, confidence: float) -> Interval:
     return Interval(value, estimate.lower(one_sided), estimate.upper(one_sided))
 
 
-def _mean_loss(metric: str) -> Callable[[Outcomes, float], Interval]:
-    def measured(outcomes: Outcomes, z: float) -> Interval:
+def _mean_loss(metric: str) -> Callable[[Labelled, float], Interval]:
+    def measured(outcomes: Labelled, z: float) -> Interval:
+        def batches() -> Iterator[tuple[Floats, Floats | None]]:
+            for part in outcomes.parts():
+                yield losses(metric, part), part.weight
+
+        require_defined(metric, outcomes)
         with np.errstate(over="ignore", invalid="ignore"):
-            return _mean(losses(metric, outcomes), outcomes.weight, z)
+            found = weighted.interval_of(batches, z)
+        if not math.isfinite(found.value + found.high - found.low):
+            raise UnmeasurableError(
+                "the errors have no finite mean and standard error, because they are too large or too few"
+            )
+        return Interval(found.value, max(0.0, found.low), found.high)
 
     return measured
 
 
-def _rmse(outcomes: Outcomes, z: float) -> Interval:
+def _rmse(outcomes: Labelled, z: float) -> Interval:
     squared = _mean_loss("rmse")(outcomes, z)
     return Interval(math.sqrt(squared.value), math.sqrt(squared.low), math.sqrt(squared.high))
 
 
-def _mean(losses: Floats, weight: Floats | None, z: float) -> Interval:
-    found = weighted.interval(losses, weight, z)
-    if not math.isfinite(found.value + found.high - found.low):
-        raise UnmeasurableError(
-            "the errors have no finite mean and standard error, because they are too large or too few"
-        )
-    return Interval(found.value, max(0.0, found.low), found.high)
-
-
-_METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
+_METRICS: dict[str, Callable[[Labelled, float], Interval]] = {
     "roc_auc": ranking.roc_auc,
     "accuracy": shares.accuracy,
     "log_loss": _mean_loss("log_loss"),
     "brier": _mean_loss("brier"),
     "rmse": _rmse,
     "mae": _mean_loss("mae"),
-    MASE: _mean_loss(MASE),
     SMAPE: _mean_loss(SMAPE),
-    "average_precision": ranking.average_precision,
-    "balanced_accuracy": shares.balanced_accuracy,
     "f1": shares.f1,
-    "f1_macro": shares.f1_macro,
     "precision": shares.precision,
     "recall": shares.recall,
     COVERAGE: shares.interval_coverage,
+}
+# Metrics that need all rows in one part.
+_OF_WHOLE: dict[str, Callable[[Outcomes, float], Interval]] = {
+    MASE: _mean_loss(MASE),
+    "average_precision": ranking.average_precision,
+    "balanced_accuracy": shares.balanced_accuracy,
+    "f1_macro": shares.f1_macro,
 }

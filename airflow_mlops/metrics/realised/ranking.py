@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -11,20 +13,40 @@ from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.groups import ndcg as group_ndcg
 from airflow_mlops.metrics.groups import wrong_relevance
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.ordered_ranks import Ordered, OrderedArea, ordered_area
 from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.ranks import Area, area, precision_of_others
-from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError, two_classes
+from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError, two_classes
 
 
-def roc_auc(outcomes: Outcomes, z: float) -> Interval:
+def roc_auc(outcomes: Labelled, z: float) -> Interval:
     """Measure the area under the ROC curve with an interval from DeLong's variance.
 
+    :param outcomes: the labelled predictions, in ascending order of the score if they are in several parts
     :param z: quantile of the normal distribution, such as 1.96
     :raises UnmeasurableError: a class has fewer than two labels
     """
-    found = area_of(outcomes)
-    rarer = min(weighted.effective(outcomes.weight, rows) for rows in (outcomes.truth, ~outcomes.truth))
-    return intervals.bounded(found.value, found.standard_error**2, rarer, z)
+    if isinstance(outcomes, Outcomes):
+        found = area_of(outcomes)
+        rarer = min(weighted.effective(outcomes.weight, rows) for rows in (outcomes.truth, ~outcomes.truth))
+        return intervals.bounded(found.value, found.standard_error**2, rarer, z)
+    ordered = ordered_area_of(outcomes)
+    return intervals.bounded(ordered.value, ordered.standard_error**2, float(ordered.effective.min()), z)
+
+
+def ordered_area_of(outcomes: Labelled) -> OrderedArea:
+    """Compute the area under the ROC curve of rows in ascending order of the score.
+
+    :raises UnmeasurableError: a class has fewer than two labels
+    """
+    _two_of_each_class(outcomes)
+    return ordered_area(partial(ordered_rows, outcomes))
+
+
+def ordered_rows(outcomes: Labelled) -> Iterator[Ordered]:
+    """Yield the labels, the scores and the weights of each part."""
+    for part in outcomes.parts():
+        yield Ordered(part.truth, part.score, part.weight)
 
 
 def average_precision(outcomes: Outcomes, z: float) -> Interval:
@@ -43,7 +65,8 @@ def average_precision(outcomes: Outcomes, z: float) -> Interval:
     quantile = z + (z**3 + z) / (4 * max(1, independent - 1))
     middle = precision_of_others(outcomes.truth, outcomes.score, outcomes.weight) if positives > 1 else value
     found = intervals.bounded(middle, float(np.square(by_row).sum()), independent, quantile)
-    return Interval(value, min(value, found.low), max(value, found.high))
+    # The sum of precisions may exceed the number of positive rows by a rounding error.
+    return Interval(min(1.0, value), min(value, found.low), min(1.0, max(value, found.high)))
 
 
 def ndcg(metric: str, outcomes: Outcomes, z: float) -> Interval:
@@ -88,8 +111,11 @@ def area_of(outcomes: Outcomes) -> Area:
 
     :raises UnmeasurableError: a class has fewer than two labels
     """
-    positives = two_classes(outcomes)
-    negatives = outcomes.rows - positives
-    if min(positives, negatives) < 2:
-        raise UnmeasurableError(f"only one label is of the {'positive' if positives < 2 else 'negative'} class")
+    _two_of_each_class(outcomes)
     return area(outcomes.truth, outcomes.score, outcomes.weight)
+
+
+def _two_of_each_class(outcomes: Labelled) -> None:
+    positives = two_classes(outcomes)
+    if min(positives, outcomes.rows - positives) < 2:
+        raise UnmeasurableError(f"only one label is of the {'positive' if positives < 2 else 'negative'} class")

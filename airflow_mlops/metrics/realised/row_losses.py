@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.catalog import BY_INFLUENCE, COVERAGE
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
-from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
+from airflow_mlops.metrics.domain import wrong_rows
 from airflow_mlops.metrics.forecasts import MASE, SCALE, SMAPE
 from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.losses import (
@@ -23,11 +25,15 @@ from airflow_mlops.metrics.losses import (
     scaled_errors,
     squared_errors,
 )
+from airflow_mlops.metrics.ordered_ranks import ordered_placements
 from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rankings import ranking_of
-from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.ranking import area_of, by_group
+from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError
+from airflow_mlops.metrics.realised.ranking import area_of, by_group, ordered_area_of, ordered_rows
 from airflow_mlops.metrics.realised.shares import errors, missed
+
+BY_CELL = ("f1", "precision", "recall")
+"""Binary metrics whose row losses depend only on the label, and on whether the prediction is right."""
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:
@@ -78,9 +84,58 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
         share = weighted.mean(covered, outcomes.weight)
         return np.asarray(abs(share - alpha) + (1 if share >= alpha else -1) * (covered - share))
     if (power := power_of(metric)) is not None:
-        return _deviances(power, outcomes)
+        require_defined(metric, outcomes)
+        return deviances(power, outcomes.truth, outcomes.score)
     with np.errstate(over="ignore", invalid="ignore"):
         return _LOSSES[metric](outcomes)
+
+
+def losses_of_parts(metric: str, outcomes: Labelled) -> Iterator[Floats]:
+    """Yield the losses of the rows of each part, see :func:`losses`, each of shape (n,).
+
+    :param metric: a metric that is measured in parts (:func:`airflow_mlops.metrics.realised.is_measured_in_parts`)
+    :param outcomes: the labelled predictions; for ``roc_auc``, in ascending order of the score
+    :raises UnmeasurableError: see :func:`losses`
+    """
+    if metric == "roc_auc":
+        rows = partial(ordered_rows, outcomes)
+        found = ordered_area_of(outcomes)
+        for batch, placed in zip(rows(), ordered_placements(rows, found.mass), strict=True):
+            yield found.losses(batch.positive, placed)
+        return
+    if metric in BY_CELL:
+        table = _losses_of_cells(metric, outcomes)
+        for part in outcomes.parts():
+            yield table[_cells(part)]
+        return
+    require_defined(metric, outcomes)
+    for part in outcomes.parts():
+        yield losses(metric, part)
+
+
+def require_defined(metric: str, outcomes: Labelled) -> None:
+    """Check that a metric is defined for all rows.
+
+    :raises UnmeasurableError: the metric is a deviance that is undefined for a label or a prediction
+    """
+    if (power := power_of(metric)) is None:
+        return
+    if (wrong := wrong_rows(power, ((part.truth, part.score) for part in outcomes.parts()))) is not None:
+        raise UnmeasurableError(wrong)
+
+
+def _losses_of_cells(metric: str, outcomes: Labelled) -> Floats:
+    """Return the loss of a row in each cell of the confusion matrix, shape (4,). Each cell is one row with a weight."""
+    mass = np.zeros(4)
+    for part in outcomes.parts():
+        mass += np.bincount(_cells(part), part.weight, 4)
+    cells, found = np.flatnonzero(mass), np.zeros(4)
+    found[cells] = losses(metric, Outcomes(cells >= 2, np.zeros(len(cells)), cells % 2 == 1).weighted(mass[cells]))
+    return found
+
+
+def _cells(outcomes: Outcomes) -> npt.NDArray[np.int64]:
+    return 2 * outcomes.truth.astype(np.int64) + outcomes.right
 
 
 def _area_losses(outcomes: Outcomes) -> Floats:
@@ -105,12 +160,6 @@ def _by_weight(influence: Floats, outcomes: Outcomes) -> Floats:
 
 def _squared_errors(outcomes: Outcomes) -> Floats:
     return squared_errors(outcomes.truth, outcomes.score)
-
-
-def _deviances(power: float, outcomes: Outcomes) -> Floats:
-    if (wrong := wrong_labels(power, outcomes.truth) or wrong_predictions(outcomes.score)) is not None:
-        raise UnmeasurableError(wrong)
-    return deviances(power, outcomes.truth, outcomes.score)
 
 
 def _scaled_errors(outcomes: Outcomes) -> Floats:

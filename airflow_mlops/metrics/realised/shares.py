@@ -6,6 +6,7 @@ In all functions, ``z`` is the quantile of the normal distribution that belongs 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,25 +18,25 @@ from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import at_most
-from airflow_mlops.metrics.realised.labelled import Bools, Outcomes, UnmeasurableError, two_classes
+from airflow_mlops.metrics.realised.labelled import Bools, Labelled, Outcomes, UnmeasurableError, two_classes
 
 
-def accuracy(outcomes: Outcomes, z: float) -> Interval:
+def accuracy(outcomes: Labelled, z: float) -> Interval:
     """Measure the share of the rows whose predicted class is correct."""
-    return weighted.share(outcomes.right, outcomes.weight, z)
+    return _share(outcomes, lambda part: part.right, z)
 
 
-def interval_coverage(outcomes: Outcomes, z: float) -> Interval:
+def interval_coverage(outcomes: Labelled, z: float) -> Interval:
     """Measure the share of the labels that lie in their prediction interval."""
-    return weighted.share(~missed(outcomes), outcomes.weight, z)
+    return _share(outcomes, lambda part: ~missed(part), z)
 
 
-def quantile_coverage(outcomes: Outcomes, z: float) -> Interval:
+def quantile_coverage(outcomes: Labelled, z: float) -> Interval:
     """Measure the share of the labels that are at most the predicted quantile."""
-    return weighted.share(at_most(outcomes.truth, outcomes.score), outcomes.weight, z)
+    return _share(outcomes, lambda part: at_most(part.truth, part.score), z)
 
 
-def coverage_gap(alpha: float, outcomes: Outcomes, z: float) -> Interval:
+def coverage_gap(alpha: float, outcomes: Labelled, z: float) -> Interval:
     """Measure the distance between ``alpha`` and the share of the labels that are at most the predicted quantile.
 
     The ends of the interval are the smallest and the largest distance between ``alpha`` and a value in the interval of
@@ -47,27 +48,26 @@ def coverage_gap(alpha: float, outcomes: Outcomes, z: float) -> Interval:
     return Interval(abs(share.value - alpha), low, max(ends))
 
 
-def recall(outcomes: Outcomes, z: float) -> Interval:
+def recall(outcomes: Labelled, z: float) -> Interval:
     """Measure the share of the rows with a positive label that are predicted to be positive.
 
     :raises UnmeasurableError: all labels are of one class
     """
     two_classes(outcomes)
-    return _share(outcomes, outcomes.right, outcomes.truth, z)
+    return _share(outcomes, lambda part: part.right, z, among=lambda part: part.truth)
 
 
-def precision(outcomes: Outcomes, z: float) -> Interval:
+def precision(outcomes: Labelled, z: float) -> Interval:
     """Measure the share of the rows predicted to be positive whose label is positive.
 
     :raises UnmeasurableError: no row is predicted to be positive
     """
-    predicted = outcomes.truth == outcomes.right
-    if not predicted.any():
+    if not any(_predicted(part).any() for part in outcomes.parts()):
         raise UnmeasurableError("no row is predicted to be positive")
-    return _share(outcomes, outcomes.truth, predicted, z)
+    return _share(outcomes, lambda part: part.truth, z, among=_predicted)
 
 
-def f1(outcomes: Outcomes, z: float) -> Interval:
+def f1(outcomes: Labelled, z: float) -> Interval:
     """Measure F1, computed as ``2 * j / (1 + j)`` from Jaccard's index j.
 
     Jaccard's index is the share of correctly predicted rows among the rows that are positive or predicted to be
@@ -76,8 +76,7 @@ def f1(outcomes: Outcomes, z: float) -> Interval:
     :raises UnmeasurableError: all labels are of one class
     """
     two_classes(outcomes)
-    either = outcomes.truth | ~outcomes.right
-    index = _share(outcomes, outcomes.right, either, z)
+    index = _share(outcomes, lambda part: part.right, z, among=lambda part: part.truth | ~part.right)
     return Interval(*(2 * end / (1 + end) for end in (index.value, index.low, index.high)))
 
 
@@ -92,7 +91,10 @@ def balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
     if outcomes.codes is None:
         two_classes(outcomes)
     truth = outcomes.truth if outcomes.codes is None else outcomes.codes[0]
-    found = [_share(outcomes, outcomes.right, truth == code, z) for code in np.unique(truth)]
+    weight, found = outcomes.weight, []
+    for code in np.unique(truth):
+        rows = truth == code
+        found.append(weighted.share(outcomes.right[rows], None if weight is None else weight[rows], z))
     value = sum(one.value for one in found) / len(found)
     below = math.hypot(*(one.value - one.low for one in found)) / len(found)
     above = math.hypot(*(one.high - one.value for one in found)) / len(found)
@@ -110,7 +112,7 @@ def f1_macro(outcomes: Outcomes, z: float) -> Interval:
     return intervals.bounded(value, float(np.square(by_row).sum()), independent, z)
 
 
-def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
+def expected_cost(costs: Costs, outcomes: Labelled, z: float) -> Interval:
     """Measure the mean cost of a row.
 
     The interval combines the intervals of two shares of rows: false positives and false negatives. It is computed by
@@ -124,14 +126,14 @@ def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     the usual interval of a mean, corrected for skewness.
 
     :param costs: the costs of both errors
+    :param outcomes: the labelled predictions; in one part if a cost is a column
     :raises UnmeasurableError: the rows lack a column of costs, or there are too few rows for their mean
     """
-    found = [
-        _mean_cost(outcomes.cost(cost), error, outcomes, z) for cost, error in zip(costs, errors(outcomes), strict=True)
-    ]
-    if outcomes.weight is None and not costs.columns:
+    found = [_mean_cost(cost, number, outcomes, z) for number, cost in enumerate(costs)]
+    if not costs.columns and all(part.weight is None for part in outcomes.parts()):
         # The sums of errors are exact integers, and the sum of their costs is rounded once.
-        value = float(np.dot(costs, [int(error.sum()) for error in errors(outcomes)])) / outcomes.rows
+        counts = np.sum([[int(error.sum()) for error in errors(part)] for part in outcomes.parts()], axis=0)
+        value = float(np.dot(costs, counts)) / outcomes.rows
     else:
         value = sum(mean.value for mean, _ in found)
     # No row has both errors, so the covariance of the two costs of a row is minus the product of their means. If a
@@ -143,32 +145,31 @@ def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     above = np.array([mean.high - mean.value for mean, _ in found])
     low, high = (math.sqrt(max(0.0, sides @ sides - 2 * correlation * sides.prod())) for sides in (below, above))
     if costs.columns:
-        mean = _mean_of_rows(costs, outcomes, z)
+        (rows,) = outcomes.parts()
+        mean = _mean_of_rows(costs, rows, z)
         low, high = max(low, value - mean.low), max(high, mean.high - value)
     return Interval(value, max(0.0, value - low), min(costs.most, value + high))
 
 
-def _mean_cost(
-    cost: npt.NDArray[np.float64] | float, error: npt.NDArray[np.bool_], outcomes: Outcomes, z: float
-) -> tuple[Interval, float]:
+def _mean_cost(cost: float | str, number: int, outcomes: Labelled, z: float) -> tuple[Interval, float]:
     """Measure the mean cost of one kind of error, and the variance of this cost between rows.
 
-    :param cost: the cost, or the cost of each row, shape (n,)
-    :param error: whether each row has the error, shape (n,)
+    :param cost: the cost, or the name of the column with the cost of each row
+    :param number: position of the kind of error in :func:`errors`
     """
-    weight = outcomes.weight
-    if not isinstance(cost, np.ndarray):
-        share = weighted.share(error, weight, z)
-        return Interval(*(cost * end for end in (share.value, share.low, share.high))), cost**2 * share.value * (
-            1 - share.value
-        )
-    charged = cost > 0
+    if not isinstance(cost, str):
+        share = _share(outcomes, lambda part: errors(part)[number], z)
+        mean = Interval(*(cost * end for end in (share.value, share.low, share.high)))
+        return mean, cost**2 * share.value * (1 - share.value)
+    (rows,) = outcomes.parts()
+    each, error, weight = np.asarray(rows.cost(cost)), errors(rows)[number], rows.weight
+    charged = each > 0
     if not charged.any():
         return Interval(0.0, 0.0, 0.0), 0.0
-    share = weighted.share(error[charged], (cost if weight is None else cost * weight)[charged], z)
-    mean, value = weighted.mean(cost, weight), weighted.mean(cost * error, weight)
-    variance = weighted.mean(np.square(cost * error - value), weight)
-    return Interval(value, mean * share.low, mean * share.high), variance
+    share = weighted.share(error[charged], (each if weight is None else each * weight)[charged], z)
+    whole, value = weighted.mean(each, weight), weighted.mean(each * error, weight)
+    variance = weighted.mean(np.square(each * error - value), weight)
+    return Interval(value, whole * share.low, whole * share.high), variance
 
 
 def _mean_of_rows(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
@@ -192,6 +193,26 @@ def errors(outcomes: Outcomes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bo
     return ~outcomes.right & ~outcomes.truth, ~outcomes.right & outcomes.truth
 
 
-def _share(outcomes: Outcomes, hits: npt.NDArray[Any], among: Bools, z: float) -> Interval:
-    """Return the share of the rows ``among`` for which ``hits`` is true, with its interval."""
-    return weighted.share(hits[among], None if outcomes.weight is None else outcomes.weight[among], z)
+def _predicted(outcomes: Outcomes) -> Bools:
+    """Return whether each row is predicted to be positive, shape (n,)."""
+    return np.asarray(outcomes.truth == outcomes.right)
+
+
+def _share(
+    outcomes: Labelled,
+    hits: Callable[[Outcomes], npt.NDArray[Any]],
+    z: float,
+    among: Callable[[Outcomes], npt.NDArray[Any]] | None = None,
+) -> Interval:
+    """Return the share of the rows ``among`` for which ``hits`` is true, with its interval.
+
+    :param hits: function of a part of the rows, which returns booleans of shape (n,)
+    :param among: as ``hits``; ``None`` for all rows
+    """
+
+    def batches() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]]:
+        for part in outcomes.parts():
+            rows = slice(None) if among is None else among(part)
+            yield hits(part)[rows], None if part.weight is None else part.weight[rows]
+
+    return weighted.share_of(batches(), z)

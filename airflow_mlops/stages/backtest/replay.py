@@ -8,6 +8,9 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
   each trainer and each number of windows in :data:`~airflow_mlops.performance.cross_fitting.PASTS` (a
   :class:`~airflow_mlops.performance.cross_fitting.Recipe`), chooses one, and fits it again on all rows of its windows.
   The new model predicts from the next window on.
+- As in monitoring, candidates are compared on at most 200,000 rows of the newest window, and fitted for this comparison to at
+  most 200,000 older rows. The samples are the same as in monitoring. Chosen candidates are fitted to all rows, and the
+  values of windows are measured on all rows.
 - The chosen candidate has the smallest expected loss in the next window, which is a sum of two terms. The first term is
   the cross-fitted loss in the newest labelled window. It reacts to a change immediately. The first term alone would
   favour candidates trained on few windows: cross-fitting trains on half of the newest window, and such candidates learn
@@ -29,7 +32,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
 
 from airflow_mlops.core.calls import Request
 from airflow_mlops.core.contract import ModelContract
@@ -58,10 +63,10 @@ from airflow_mlops.policy.checks import days
 from airflow_mlops.policy.retraining import limited, request_id
 from airflow_mlops.policy.spec import Policy, Trigger
 from airflow_mlops.stages.backtest.spec import Replayed, Step
+from airflow_mlops.stages.monitor import challengers
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 _NAME = "replay"
@@ -82,6 +87,21 @@ class Period:
     rows: pa.Table
     groups: NDArray[np.int64] | None = None
     coverage: float = 1.0
+
+    @cached_property
+    def compared(self) -> Compared:
+        """Return the rows on which challengers are compared: at most as many as in monitoring, the same random sample."""
+        chosen = challengers.chosen(self.rows.num_rows)
+        if chosen is None:
+            return Compared(self.rows, self.groups)
+        return Compared(self.rows.take(pa.array(chosen)), None if self.groups is None else self.groups[chosen])
+
+
+class Compared(NamedTuple):
+    """The rows of a window on which challengers are compared. The fields are those of :class:`Period`."""
+
+    rows: pa.Table
+    groups: NDArray[np.int64] | None
 
 
 @dataclass
@@ -254,10 +274,10 @@ class Replay:
                 rows = self._rows(number, past, own=False)
                 if all(rows.num_rows != other.num_rows for other in older.values()):
                     older[past] = rows
+            current, groups = self.periods[number].compared
+            sampled = {past: challengers.sampled(rows) for past, rows in older.items()}
             try:
-                self._trained[number] = train(
-                    self.fits, self.periods[number].rows, older, self.metric, self.periods[number].groups
-                )
+                self._trained[number] = train(self.fits, current, sampled, self.metric, groups)
             except UnmeasurableError:
                 self._trained[number] = None
         return self._trained[number]
@@ -336,9 +356,8 @@ class Replay:
             fitted = self._model(model)
             ref = ModelVersionRef(model=_NAME, version=1, run_id="")
             champion = Champion(ref, fitted.contract, fitted.predict)
-            self._compared[model, number] = champion_losses(
-                champion, self.periods[number].rows, self.metric, self.periods[number].groups
-            )
+            current, groups = self.periods[number].compared
+            self._compared[model, number] = champion_losses(champion, current, self.metric, groups)
         return self._compared[model, number]
 
     def _step(self, number: int, model: _Model, trained: bool = False) -> Step:

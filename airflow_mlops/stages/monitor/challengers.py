@@ -31,7 +31,6 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.core.zones import instant, local
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
-from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import Decay
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED, is_coverage_gap, realised
@@ -51,6 +50,7 @@ from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.monitor import champions
 from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.older_rows import OlderRows
 from airflow_mlops.stages.monitor.performance import Realised
 from airflow_mlops.stages.monitor.trainings import Others, Training, other_trainers, training_of
 
@@ -90,18 +90,6 @@ class LabelledRows:
     times: pa.ChunkedArray | None = None
     window: Window | None = None
 
-    def since(self, start: datetime) -> pa.Table:
-        """Return the rows with a time at or after ``start``.
-
-        Without times, all rows are returned if their window starts at or after ``start``, and otherwise no rows.
-        """
-        if self.times is not None:
-            return self.table.filter(
-                pc.fill_null(pc.greater_equal(self.times, pa.scalar(start, self.times.type)), False)
-            )
-        inside = self.window is not None and self.window.start >= start
-        return self.table if inside else self.table.slice(0, 0)
-
     def aged(self, half_life: timedelta | None, until: datetime) -> LabelledRows:
         """Return the rows with their age in the column :data:`~airflow_mlops.models.refitting.AGE`.
 
@@ -124,13 +112,13 @@ class LabelledRows:
 class Rows:
     """The labelled rows from which challengers are trained and compared.
 
-    :param older: the rows before the window
+    :param older: the rows before the window that challengers are fitted to, by number of windows (:data:`PASTS`)
     :param current: the rows of the window
     :param since_training: number of windows since the end of the champion's training data, including this window
     :param groups: the number of the cluster of each row of the window, shape (n,); ``None`` for independent rows
     """
 
-    older: list[LabelledRows]
+    older: dict[int | None, pa.Table]
     current: pa.Table
     since_training: int
     groups: NDArray[np.int64] | None = None
@@ -179,19 +167,18 @@ def probe(
             return Probe()
         contract = stored.contract
         rows = _rows(check, contract)
-        pasts = _pasts(rows.older, check.window)
         others = Others()
         if trainer is None:
             # Each challenger is fitted twice: to its older rows and one half of the window, and to its older rows and
             # the other half.
-            fitted = sum(2 * table.num_rows + rows.current.num_rows for table in pasts.values())
+            fitted = sum(2 * table.num_rows + rows.current.num_rows for table in rows.older.values())
             others = other_trainers(present, training.trainer, ledger.known, fitted, client)
         metric = metric_of(policy, contract)
         comparison = cross_fit(
             {key: _fit(item, contract) for key, item in ((None, training), *others.trainings.items())},
             champions.predicting(present, contract, ledger, client),
             rows.current,
-            pasts,
+            rows.older,
             metric,
             rows.since_training,
             rows.groups,
@@ -294,7 +281,9 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
             raise UnmeasurableError("the training set of the champion has no time window")
         if window.end > check.window.start:
             raise UnmeasurableError("the champion was trained on rows of this window or later rows")
-        older = [trained_rows(trained, contract)]
+        # If the files were deleted, an error is raised here.
+        trained.files()
+        older = [_of_training(trained, contract)]
     except (DatasetNotFoundError, DatasetPurgedError):
         raise UnmeasurableError("the training set of the champion is not in the artifact store") from None
     if window.end < check.window.start:
@@ -304,11 +293,13 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
         usable = [
             item for item in found if {*columns} <= {*item.manifest.column_names} and item.manifest.purged is None
         ]
-        older += [LabelledRows(labelled(item, columns), window=item.window) for item in usable]
-    chosen = _chosen(check.datasets)
-    current = [labelled(dataset, columns, rows) for dataset, rows in zip(check.datasets, chosen, strict=True)]
+        older += [OlderRows(item, item.window, columns[:-1], LABEL) for item in usable]
+    pasts = _pasts(older, check.window)
+    numbers = _chosen(check.datasets)
+    current = [labelled(dataset, columns, rows) for dataset, rows in zip(check.datasets, numbers, strict=True)]
     try:
-        whole = concatenated([*(item.table for item in older), *current], "The labelled windows", _FIX)
+        read = [item.table for parts in pasts.values() for item in parts]
+        whole = concatenated([*read, *current], "The labelled windows", _FIX)
     except SchemaError as error:
         raise UnmeasurableError(str(error).rstrip(".")) from None
     schema, end = whole.schema, check.window.end
@@ -316,15 +307,19 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
     newest = LabelledRows(
         concatenated([schema.empty_table(), *current], "The labelled windows", _FIX), window=check.window
     )
-    conformed = [
-        LabelledRows(concatenated([schema.empty_table(), item.table], "The windows", _FIX), item.times, item.window)
-        for item in older
-    ]
     return Rows(
-        older=[item.aged(half_life, end) for item in conformed],
+        older={
+            past: pa.concat_tables(
+                replace(item, table=concatenated([schema.empty_table(), item.table], "The windows", _FIX))
+                .aged(half_life, end)
+                .table
+                for item in parts
+            )
+            for past, parts in pasts.items()
+        },
         current=newest.aged(half_life, end).table,
         since_training=1 + windows_after(window.end, check.window),
-        groups=labelled_clusters(check.datasets, check.policy, chosen),
+        groups=labelled_clusters(check.datasets, check.policy, numbers),
     )
 
 
@@ -362,10 +357,19 @@ def _chosen(datasets: Sequence[Dataset]) -> list[NDArray[np.int64] | None]:
     :return: the numbers of the rows of each dataset, see :func:`labelled`; ``None`` for all rows
     """
     counts = [sum(batch.filter(_has_label).num_rows for batch in item.batches(columns=[LABEL])) for item in datasets]
-    if sum(counts) <= MAX_ROWS:
-        return [None for _ in datasets]
+    return _chosen_of(counts)
+
+
+def _chosen_of(counts: Sequence[int]) -> list[NDArray[np.int64] | None]:
+    """Choose at most :data:`MAX_ROWS` rows of several groups of rows.
+
+    :param counts: number of rows of each group
+    :return: the numbers of the rows of each group, in ascending order; ``None`` for all rows
+    """
+    rows = chosen(sum(counts))
+    if rows is None:
+        return [None for _ in counts]
     ends = np.cumsum([0, *counts])
-    rows = np.sort(np.random.default_rng(0).choice(int(ends[-1]), MAX_ROWS, replace=False))
     return [rows[(rows >= first) & (rows < end)] - first for first, end in pairwise(ends)]
 
 
@@ -403,30 +407,45 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
 
     :raises UnmeasurableError: the training set lacks a feature
     """
+    return _read(_of_training(trained, contract))
+
+
+def _of_training(trained: Dataset, contract: ModelContract) -> OlderRows:
+    """Return the rows of all split parts of a training set.
+
+    :raises UnmeasurableError: the training set lacks a feature
+    """
     names = [feature.name for feature in contract.features]
-    time = contract.timestamp if contract.timestamp in trained.manifest.column_names else None
     try:
-        table = trained.table(columns=[*names, contract.label, *([time] if time else [])])
+        trained.require_columns([*names, contract.label])
     except SchemaError as error:
         raise UnmeasurableError(str(error).rstrip(".")) from None
-    rows = _with_numbers(table.select([*names, contract.label]).rename_columns([*names, LABEL]))
-    times = as_utc(table.column(time), f"Column {time!r} of dataset {trained.manifest.name!r}") if time else None
-    return LabelledRows(rows, times, trained.manifest.window)
+    time = contract.timestamp if contract.timestamp in trained.manifest.column_names else None
+    return OlderRows(trained, trained.manifest.window, names, contract.label, time)
 
 
-def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:
-    """Return the older rows that challengers are fitted to, by number of windows (:data:`PASTS`).
+def _pasts(older: Sequence[OlderRows], window: Window) -> dict[int | None, list[LabelledRows]]:
+    """Read the older rows that challengers are fitted to, by number of windows (:data:`PASTS`).
 
-    If two numbers of windows select the same rows, the rows are returned only once, with the first of these numbers. If
-    there are more than :data:`MAX_ROWS` rows, a random sample of them is returned.
+    If two numbers of windows select the same rows, the rows are read only once, with the first of these numbers. If
+    there are more than :data:`MAX_ROWS` rows, only a random sample of them is read.
     """
-    found: dict[int | None, pa.Table] = {}
+    found: dict[int | None, list[LabelledRows]] = {}
+    sizes: set[int] = set()
     for past in PASTS:
-        tables = [item.table if past is None else item.since(_earlier_start(window, past - 1)) for item in older]
-        table = pa.concat_tables(tables)
-        if all(table.num_rows != known.num_rows for known in found.values()):
-            found[past] = table
-    return {past: _sampled(table) for past, table in found.items()}
+        start = None if past is None else _earlier_start(window, past - 1)
+        counts = [item.count(start) for item in older]
+        if sum(counts) in sizes:
+            continue
+        sizes.add(sum(counts))
+        found[past] = [_read(item, start, rows) for item, rows in zip(older, _chosen_of(counts), strict=True)]
+    return found
+
+
+def _read(older: OlderRows, start: datetime | None = None, numbers: NDArray[np.int64] | None = None) -> LabelledRows:
+    """Read rows with the label in the column ``label``, see :meth:`OlderRows.read`."""
+    table, times = older.read(start, numbers)
+    return LabelledRows(_with_numbers(table.rename_columns([*older.features, LABEL])), times, older.window)
 
 
 def _earlier_start(window: Window, count: int) -> datetime:
@@ -444,8 +463,18 @@ def _earlier_start(window: Window, count: int) -> datetime:
     return instant(start - count * (end - start), window.zone)
 
 
-def _sampled(table: pa.Table) -> pa.Table:
-    if table.num_rows <= MAX_ROWS:
-        return table
-    chosen = np.random.default_rng(0).choice(table.num_rows, MAX_ROWS, replace=False)
-    return table.take(pa.array(np.sort(chosen)))
+def chosen(count: int) -> NDArray[np.int64] | None:
+    """Choose :data:`MAX_ROWS` of more rows at random, always the same.
+
+    :param count: number of rows
+    :return: the numbers of the rows in ascending order; ``None`` if there are at most :data:`MAX_ROWS` rows
+    """
+    if count <= MAX_ROWS:
+        return None
+    return np.sort(np.random.default_rng(0).choice(count, MAX_ROWS, replace=False))
+
+
+def sampled(table: pa.Table) -> pa.Table:
+    """Return the rows that :func:`chosen` selects."""
+    rows = chosen(table.num_rows)
+    return table if rows is None else table.take(pa.array(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,10 @@ from airflow_mlops.policy.wording import metric_name, number, only
 from airflow_mlops.profiles.calibration import Calibration, Floats, LossModel
 from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance
 from airflow_mlops.profiles.training import BIAS
-from airflow_mlops.stages.monitor import clusters, metric_columns
+from airflow_mlops.stages.monitor import clusters, labelled, metric_columns
 from airflow_mlops.stages.monitor import weights as row_weights
 from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.labelled import LabelledRows
 from airflow_mlops.stages.monitor.weights import Weights
 
 if TYPE_CHECKING:
@@ -109,32 +111,50 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     if not check.has_columns(LABEL):
         return Realised(unmeasured="no labels were joined to the predictions", immature=without)
     try:
-        outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
+        weights = row_weights.read(check, reference)
     except metrics.UnmeasurableError as error:
         return Realised(unmeasured=str(error), immature=without)
-    outcomes = replace(outcomes, groups=clusters.measured(check, contract))
-    labelled = outcomes.rows + outcomes.skipped
-    coverage = labelled / check.rows
-    notes = _remarks(outcomes)
-    weights = row_weights.read(check, reference)
-    notes += weights.notes
-    if weights.refused is not None:
-        immature = young or _too_few(labelled, coverage, policy)
-        return Realised(labelled, coverage, unmeasured=weights.refused, immature=immature, notes=notes, weights=weights)
     try:
         columns, missing = metric_columns.read(check, contract, metric), None
     except metrics.UnmeasurableError as error:
         # The metric is not measured then. Bias and coverage of intervals do not need the columns, so they are still
         # measured.
         columns, missing = {}, str(error)
-    outcomes = replace(outcomes, columns=columns)
-    if weights.values is not None:
-        outcomes = outcomes.weighted(weights.values)
+    with ExitStack() as stack:
+        try:
+            rows = stack.enter_context(labelled.opened(check, contract, metric, weights, columns))
+        except metrics.UnmeasurableError as error:
+            return Realised(unmeasured=str(error), immature=without)
+        return _of_rows(rows, check, reference, metric, weights, columns, missing)
+
+
+def _of_rows(
+    rows: LabelledRows[metrics.Outcomes | metrics.Spooled],
+    check: Check,
+    reference: TrainingReference,
+    metric: str,
+    weights: Weights,
+    columns: Mapping[str, NDArray[Any]],
+    missing: str | None,
+) -> Realised:
+    """Measure realised performance on the labelled rows.
+
+    :param columns: the columns that the metric names
+    :param missing: why the metric cannot be measured without a column that it names; ``None`` if it can
+    """
+    policy, contract, outcomes = check.policy, reference.contract, rows.outcomes
+    young = immature_labels(policy, check.window, check.created)
+    labelled, skipped = rows.labelled, outcomes.skipped
+    coverage = labelled / check.rows
+    notes = [*_remarks(outcomes), *weights.notes]
+    if weights.refused is not None:
+        immature = young or _too_few(labelled, coverage, policy)
+        return Realised(labelled, coverage, unmeasured=weights.refused, immature=immature, notes=notes, weights=weights)
     alpha = predicted_quantile(contract.task, contract.metrics)
     if alpha is not None and outcomes.rows:
         covered = metrics.quantile_coverage(outcomes, policy.confidence).value
         notes.append(f"{covered:.1%} of the labels are at most the prediction, which is the {alpha:.10g} quantile.")
-    reason = missing or young or _too_few(outcomes.rows, coverage, policy, outcomes.skipped)
+    reason = missing or young or _too_few(outcomes.rows, coverage, policy, skipped)
     trained = _at_training(reference, weights.column).intervals.get(BIAS)
     measured = _measured(policy, metric, outcomes, reference, weights.column)
     notes += measured.notes
@@ -157,7 +177,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     )
 
 
-def _remarks(outcomes: metrics.Outcomes) -> list[str]:
+def _remarks(outcomes: metrics.Outcomes | metrics.Spooled) -> list[str]:
     """Return remarks on labelled rows that are not measured, or that count as errors."""
     notes = []
     if outcomes.skipped:
@@ -172,7 +192,7 @@ def _remarks(outcomes: metrics.Outcomes) -> list[str]:
 
 
 def _measured(
-    policy: Policy, metric: str, outcomes: metrics.Outcomes, reference: TrainingReference, weight: str | None
+    policy: Policy, metric: str, outcomes: metrics.Labelled, reference: TrainingReference, weight: str | None
 ) -> Realised:
     """Measure the metric of the policy, and compare it with its value at training.
 
@@ -199,7 +219,7 @@ def _measured(
     return Realised(performance=performance, unmeasured=reason, notes=notes, design=known)
 
 
-def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: Policy) -> IntervalCoverage | None:
+def _interval(outcomes: metrics.Labelled, reference: TrainingReference, policy: Policy) -> IntervalCoverage | None:
     """Measure the coverage of the prediction intervals, and compare it with the coverage at training.
 
     The coverage is the share of the labels that lie in their prediction interval.

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.performance import segments as comparison
 from airflow_mlops.performance.findings import LossChange, Segment
 from airflow_mlops.profiles import segments
-from airflow_mlops.stages.monitor import clusters
+from airflow_mlops.profiles.segments import Cut, Losses
+from airflow_mlops.stages.monitor import labelled
+from airflow_mlops.stages.monitor import weights as row_weights
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -37,27 +43,85 @@ def compare(check: Check, reference: TrainingReference, realised: Realised) -> S
     :param realised: realised performance. If it cannot be judged, nothing is compared. If its rows have weights, the
         segments are weighted, too, in the window and at training
     """
-    judged, values = realised.judged, realised.weights.values
+    judged, weight = realised.judged, realised.weights.column
     profile = reference.profile
-    known = profile.segments if values is None or profile.weighted is None else profile.weighted.segments
+    known = profile.segments if weight is None or profile.weighted is None else profile.weighted.segments
     if known is None or judged is None or judged.metric not in known.losses:
         return SegmentFindings()
     cuts = {name: cut for name, cut in known.cuts.items() if check.has_columns(name)}
-    contract, metric = reference.contract, judged.metric
-    mask = None if values is None else values > 0
+    measured = _in_parts if labelled.are_spooled(check, judged.metric) else _in_memory
+    current, designs = measured(check, reference.contract, judged.metric, realised, cuts)
+    compared = comparison.compare(known, current, judged.metric, check.policy, designs)
+    return SegmentFindings() if compared is None else SegmentFindings(*compared)
+
+
+def _in_parts(
+    check: Check, contract: ModelContract, metric: str, realised: Realised, cuts: Mapping[str, Cut]
+) -> tuple[dict[str, Losses], None]:
+    """Return the losses of each segment by feature. Only a part of the rows is in memory at the same time."""
+    tally, packed = segments.Tally(cuts), PackedCodes(cuts)
+    beside = (packed.count, packed.of_rows)
+    with labelled.spooled(check, contract, metric, realised.weights, list(cuts), beside) as rows:
+        losses = metrics.losses_of_parts(metric, rows)
+        for (part, words), cost in zip(rows.with_beside(packed.count), losses, strict=True):
+            tally.add(packed.unpacked(words), cost, part.weight)
+    return tally.result(), None
+
+
+class PackedCodes:
+    """Stores the indices of the segments of many features in few columns: eight features in a column of 64-bit integers.
+
+    :param cuts: the segments by feature name, at most 256 for a feature
+    :ivar count: number of columns
+    """
+
+    def __init__(self, cuts: Mapping[str, Cut]) -> None:
+        assert all(len(item.names) <= 256 for item in cuts.values())
+        self._cuts = cuts
+        self._unusable: set[str] = set()
+        self.count = -(-len(cuts) // 8)
+
+    def of_rows(self, batch: pa.RecordBatch) -> list[NDArray[np.uint64]]:
+        """Return the columns for n rows, each of shape (n,).
+
+        :param batch: the features
+        """
+        found = np.zeros((batch.num_rows, 8 * self.count), np.uint8)
+        for place, (name, codes) in enumerate(segments.codes_of(self._cuts, batch).items()):
+            if codes is None:
+                self._unusable.add(name)
+            else:
+                found[:, place] = codes
+        return list(np.ascontiguousarray(found.view(np.uint64).T))
+
+    def unpacked(self, columns: Sequence[NDArray[np.uint64]]) -> dict[str, NDArray[np.int64] | None]:
+        """Return the index of the segment of each row by feature, each of shape (n,).
+
+        The value of a feature is ``None`` if it had no codes in some rows (:func:`airflow_mlops.profiles.segments.codes_of`).
+
+        :param columns: the columns that :meth:`of_rows` returned, after it has read all rows
+        """
+        eight = [column.view(np.uint8).reshape(-1, 8) for column in map(np.ascontiguousarray, columns)]
+        return {
+            name: None if name in self._unusable else eight[place // 8][:, place % 8].astype(np.int64)
+            for place, name in enumerate(self._cuts)
+        }
+
+
+def _in_memory(
+    check: Check, contract: ModelContract, metric: str, realised: Realised, cuts: Mapping[str, Cut]
+) -> tuple[dict[str, Losses], dict[str, list[float]] | None]:
+    """Return the losses of each segment by feature, and their design effects; ``None`` for independent rows."""
+    weight = realised.weights.column
+    mask = None if weight is None else row_weights.values_of(check, contract, weight) > 0
 
     def rows() -> Iterator[pa.RecordBatch]:
         found = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
         return segments.measured(found, mask)
 
-    outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
-    outcomes = replace(outcomes, groups=clusters.measured(check, contract))
-    outcomes = replace(outcomes, columns=realised.columns)
-    outcomes = outcomes if values is None else outcomes.weighted(values)
+    outcomes = labelled.in_memory(check, contract, realised.weights, realised.columns).outcomes
     losses = metrics.losses(metric, outcomes)
     current = segments.tally(cuts, rows(), {metric: losses}, outcomes.weight)[metric]
-    designs = None
-    if outcomes.groups is not None:
-        designs = segments.design_effects(cuts, rows(), losses, outcomes.groups, outcomes.weight)
-    compared = comparison.compare(known, current, metric, check.policy, designs)
-    return SegmentFindings() if compared is None else SegmentFindings(*compared)
+    if outcomes.groups is None:
+        return current, None
+    return current, segments.design_effects(cuts, rows(), losses, outcomes.groups, outcomes.weight)

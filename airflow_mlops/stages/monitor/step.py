@@ -162,7 +162,9 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         predictions, because neither depends on the version
     :param reference: the training reference of the version
     """
+    # Sorting the labelled rows needs the most memory, so it is done before the profiles are in memory.
     realised = performance.realised(check, reference)
+    found = segments.compare(check, reference, realised)
     # The profiles of shards mix the scores of all versions.
     current = columns.window_profile(check, reference, spec.profiles if check.version is None else [])
     baselines = references.baselines(spec.reference, check, reference, current)
@@ -190,6 +192,6 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         fairness=differences,
         drift=drift,
         reference=baselines.used,
-        segments=segments.compare(check, reference, realised),
+        segments=found,
         notes=[*reference.notes, *realised.notes, *without, *baselines.notes, *explained.notes, *estimated.notes],
     )

@@ -141,6 +141,12 @@ def test_the_bias_is_weighted():
     assert bias(known, "binary", Policy(), None).value == pytest.approx((-0.1 + 3 * 0.4) / 4)
 
 
+def test_equal_large_values_have_a_narrow_interval():
+    # The square of the value is no finite number.
+    found = weighted.interval(np.full(2, 1e160), np.array([0.25, 1.0]), 1.96)
+    assert (found.low, found.value, found.high) == pytest.approx((1e160, 1e160, 1e160))
+
+
 def test_few_rows_with_large_weights_widen_the_interval_of_a_mean():
     random = np.random.default_rng(5)
     values, weight = random.exponential(size=300), random.lognormal(0, 2, 300)

@@ -8,15 +8,19 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.linear_model import Ridge
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.windows import Window
 from airflow_mlops.models.refitting import Refitted, refit
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from airflow_mlops.performance import cross_fitting
 from airflow_mlops.performance.gains import MIN_TRAININGS
 from airflow_mlops.policy.spec import Policy
+from airflow_mlops.stages.backtest import replay as replays
 from airflow_mlops.stages.backtest.replay import Period, Replay
 from airflow_mlops.stages.backtest.spec import BacktestSpec
+from airflow_mlops.stages.monitor import challengers
 from airflow_mlops.stages.monitor.challengers import metric_of
 
 START, MONTH = datetime(2020, 1, 1, tzinfo=timezone.utc), timedelta(days=30)
@@ -221,6 +225,40 @@ def test_copies_of_rows_of_one_group_do_not_look_like_a_relation_that_challenger
 
     assert trainings(windows) == 0
     assert trainings([Period(item.window, item.rows) for item in windows]) > 0
+
+
+def test_challengers_are_compared_on_the_same_sample_as_in_monitoring(monkeypatch):
+    monkeypatch.setattr(challengers, "MAX_ROWS", 100)
+    seen = []
+
+    def train(fits, current, older, metric, groups):
+        seen.append((current, older, groups))
+        return cross_fitting.train(fits, current, older, metric, groups)
+
+    monkeypatch.setattr(replays, "train", train)
+    world = replay([1.0] * 6)
+    world.periods = [replace(item, groups=np.arange(300)) for item in world.periods]
+    assert any(step.compared for step in world.policy(Policy()).steps)
+    numbers = {id(item.compared.rows): number for number, item in enumerate(world.periods)}
+    chosen = challengers.chosen(300)
+    assert len(chosen) == 100
+    for current, older, groups in seen:
+        number = numbers[id(current)]
+        assert current.equals(world.periods[number].rows.take(pa.array(chosen)))
+        assert groups.tolist() == chosen.tolist()
+        before = pa.concat_tables([item.rows for item in world.periods[:number]] or [current.slice(0, 0)])
+        assert older[None].equals(challengers.sampled(before))
+        assert all(table.num_rows <= 100 for table in older.values())
+    # The value of a window is measured on all of its rows.
+    never = world.never().steps[-1]
+    x, label = (world.periods[-1].rows[name].to_numpy() for name in ("x", "label"))
+    fitted = Ridge(random_state=0).fit(
+        *(
+            np.concatenate([item.rows[name].to_numpy() for item in world.periods[:3]]).reshape(shape)
+            for name, shape in (("x", (-1, 1)), ("label", -1))
+        )
+    )
+    assert never.loss == pytest.approx(np.square(fitted.predict(x[:, None]) - label).mean(), rel=1e-4)
 
 
 def test_windows_of_a_replaced_model_do_not_count_for_persistence():

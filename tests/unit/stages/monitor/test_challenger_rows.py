@@ -20,6 +20,7 @@ from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.monitor import challengers
 from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.older_rows import OlderRows
 from airflow_mlops.stages.monitor.performance import Realised
 from airflow_mlops.trainers import SklearnTrainer
 from tests.support.deployed import write
@@ -120,6 +121,33 @@ def test_of_a_large_window_only_a_sample_is_read(store, monkeypatch):
     numbers = [value for table in found for value in table["number"].to_pylist()]
     groups = challengers.labelled_clusters(datasets, policy, chosen)
     assert [groups[first] == groups[0] for first in range(8)] == [value == numbers[0] for value in numbers]
+
+
+def test_of_the_older_rows_only_a_sample_is_read(store, monkeypatch):
+    tables = [month(number).append_column("number", pa.array(range(ROWS))) for number in (1, 2, 3)]
+    tables[2] = tables[2].set_column(1, "label", pa.array([None, 1, 0, 1, 0] * 2))
+    training = write(store, "training", pa.concat_tables(tables[:2]), "2013-01..2013-02")
+    outcomes = open_dataset(store, write(store, "outcomes", tables[2], "2013-03"))
+    features, window = ["number", "month"], Window.model_validate("2013-03")
+    older = [
+        OlderRows(
+            open_dataset(store, training), Window.model_validate("2013-01..2013-02"), features, "label", "time_hour"
+        ),
+        OlderRows(outcomes, window, features, "label"),
+    ]
+
+    def read() -> dict:
+        found = challengers._pasts(older, Window.model_validate("2013-04"))
+        return {past: pa.concat_tables([item.table for item in parts]) for past, parts in found.items()}
+
+    whole = read()
+    assert {past: table.num_rows for past, table in whole.items()} == {None: 28, 3: 18, 1: 0}
+    monkeypatch.setattr(challengers, "MAX_ROWS", 8)
+    some = read()
+    assert [*some] == [*whole]
+    for past, table in whole.items():
+        assert some[past].equals(challengers.sampled(table))
+        assert some[past].num_rows == min(8, table.num_rows)
 
 
 def test_windows_in_the_training_set_do_not_count_twice(given):

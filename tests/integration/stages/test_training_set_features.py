@@ -31,6 +31,9 @@ from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.support.executors import LocalExecutors
 from tests.support.feature_repo import FEATURE_STORE
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 START = datetime(2013, 1, 1, tzinfo=timezone.utc)
 UTC = pa.timestamp("us", "UTC")

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import plots
+from tests.support import mlflow_db, plots
 from tests.support.airflow_db import create_database
 from tests.support.pickles import unpickled
 
@@ -224,16 +223,16 @@ def run_mlflow(folder: Path, host: str, **environment: str) -> Iterator[str]:
     # may read both and never answer the request. The client repeats the request when the connection is closed.
     options = ("--gunicorn-opts", "--threads 8 --keep-alive 10")
     folder.mkdir(exist_ok=True)
-    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        # The file stores the mode. Compared with a journal for each transaction, a write-ahead log reduces the server's CPU
-        # time by an eighth, and the elapsed time by a third.
-        database.execute("PRAGMA journal_mode=WAL")
+    is_new = not (database := folder / "mlflow.db").exists()
+    if is_new:
+        mlflow_db.create_database(database)
     address = f"http://{host}:{(port := free_port())}"
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [
-                sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", *options,
-                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
+                sys.executable, "-m", "mlflow_in_one_process", "server", "--host", host, "--port", str(port),
+                "--workers", "1", *options, "--backend-store-uri", f"sqlite:///{database}",
+                "--artifacts-destination", f"{folder}/artifacts",
             ],
             # Job execution would start nine processes that no test needs.
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment},
@@ -251,6 +250,8 @@ def run_mlflow(folder: Path, host: str, **environment: str) -> Iterator[str]:
             else:
                 pytest.fail(f"MLflow did not start: {(folder / 'server.log').read_text()[-2000:]}")
             assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
+            if is_new:
+                mlflow_db.keep(database)
             yield address
         finally:
             end_group(server)

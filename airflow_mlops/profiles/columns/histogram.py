@@ -102,7 +102,7 @@ class Histogram:
         steps = np.stack([np.diff(self.keys, prepend=np.int64(0)), self.shifts, self.counts])
         # Bytes of equal significance are stored next to each other, which compresses well.
         planes = np.ascontiguousarray(steps.astype("<i8").reshape(-1, 1).view(np.uint8).T)
-        return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
+        return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode()
 
     @staticmethod
     def unpacked(text: str, low: float, high: float) -> Histogram:

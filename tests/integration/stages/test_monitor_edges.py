@@ -38,6 +38,9 @@ from airflow_mlops.stages.training_set import step as training_set
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from tests.support.deployed import write
 from tests.support.killing import Killed
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 FEATURES = ["distance", "wind", "gust", "carrier"]
 DETAILS = {"keys": ["flight"], "timestamp": "time_hour", "features": FEATURES}

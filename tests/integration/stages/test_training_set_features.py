@@ -38,6 +38,9 @@ from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.support.executors import LocalExecutors
 from tests.support.feature_repo import FEATURE_STORE
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -126,8 +126,10 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
     # After sparsify(), the coefficients are a sparse matrix.
     if link is None or columns is None or not isinstance(last.coef_, np.ndarray):
         return None
-    if name in _CLASSIFIERS and not _has_link(chosen, link, data):
-        return None
+    if name in _CLASSIFIERS:
+        rows: Any = data.frame.head(_COMPARED)
+        if not _has_link(last, link, chosen[:-1].transform(rows) if before else rows):
+            return None
     weights = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
     base = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), len(weights)).copy()
     found = Terms(link=link, base=[])
@@ -157,13 +159,14 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
     return found.model_copy(update={"base": base.tolist()})
 
 
-def _has_link(classifier: Any, link: Link, data: TrainingData) -> bool:
+def _has_link(classifier: Any, link: Link, rows: Any) -> bool:
     """Return whether the probabilities of a classifier follow from its linear predictors by ``link``.
 
     Up to scikit-learn 1.7, the parameter ``multi_class`` of logistic regressions could choose other probabilities, such
     as one-vs-rest. Newer versions do not have the parameter, so the probabilities of some training rows are compared.
+
+    :param rows: training rows as the classifier takes them, after the transformers of the pipeline
     """
-    rows = data.frame.head(_COMPARED)
     margins = np.asarray(classifier.decision_function(rows), dtype=np.float64)
     if link == "logit":
         margins = np.column_stack([np.zeros(len(margins)), margins])

@@ -25,6 +25,9 @@ from airflow_mlops.stages.shards import Round
 from airflow_mlops.stages.usage import Meter
 from tests.support.deployed import write
 from tests.support.executors import LocalExecutors
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ from tests.support.deployed import write
 from tests.support.dying_store import DyingStore
 from tests.support.executors import LocalExecutors
 from tests.support.killing import Killed
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 APRIL = "2013-04"
 

@@ -20,6 +20,9 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.training_set.events import read_events, with_numbers
 from airflow_mlops.stages.training_set.labels import LabelValues, require_classes
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 KINDS = {
     "f": (pa.float64(), st.sampled_from([math.nan, -0.0, 0.0, -1.5, math.inf, -math.inf, None])),

@@ -25,7 +25,10 @@ from airflow_mlops.stages.training_set.parts import Block, divided
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.support.executors import LocalExecutors
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
 from tests.unit.stages.training_set.test_training_set import START
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 ROWS = 160
 

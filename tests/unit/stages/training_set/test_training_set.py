@@ -22,6 +22,9 @@ from airflow_mlops.stages.training_set import files
 from airflow_mlops.stages.training_set.labels import LabelValues, infer_task, positive_class
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 START = datetime(2013, 1, 1, tzinfo=timezone.utc)
 

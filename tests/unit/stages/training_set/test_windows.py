@@ -20,6 +20,9 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.support.months import write_months
+from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_duckdb")
 
 SIX = [f"2013-{number:02}" for number in range(1, 7)]
 ROWS = 240

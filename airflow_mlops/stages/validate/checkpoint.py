@@ -12,7 +12,6 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
 from airflow_mlops.core.isolation import without
 from airflow_mlops.data.frames import ColumnFacts, as_frame
@@ -38,6 +37,9 @@ _ABOUT_NAMES = frozenset({
     "expect_column_to_exist", "expect_table_columns_to_match_ordered_list", "expect_table_columns_to_match_set",
 })  # fmt: skip
 _VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "EscapedPageView"}
+_TABLE = {"module_name": "airflow_mlops.stages.validate.severity_column", "class_name": "SeverityTable"}
+_SECTION = {"class_name": "ValidationResultsColumnSectionRenderer", "table_renderer": _TABLE}
+_RESULTS = {"class_name": "ValidationResultsPageRenderer", "column_section_renderer": _SECTION}
 
 
 def quiet_great_expectations() -> None:
@@ -88,7 +90,10 @@ class Session:
             "class_name": "SiteBuilder",
             "store_backend": store,
             "site_index_builder": index,
-            "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
+            "site_section_builders": {
+                "expectations": {"view": _VIEW},
+                "validations": {"renderer": _RESULTS, "view": _VIEW},
+            },
         }
         # Great Expectations converts its configuration to YAML after each change, so it is complete from the start.
         project = DataContextConfig(
@@ -313,7 +318,7 @@ def was_not_computed(result: ExpectationValidationResult) -> bool:
 def outcome(
     result: ExpectationValidationResult, about_rows: Callable[[ExpectationValidationResult], bool] | None = None
 ) -> ExpectationOutcome:
-    """Return the outcome of one expectation: whether it passed, and the number of rows that do not meet it.
+    """Return the outcome of one expectation: whether it passed, its severity, and the number of rows that do not meet it.
 
     The number is ``None`` if the expectation concerns the whole table.
 
@@ -321,26 +326,18 @@ def outcome(
         lists rows
     """
     about_rows = about_rows or _lists_rows
+    config = result.expectation_config
+    assert config is not None
     return ExpectationOutcome(
         expectation=title(result),
         success=bool(result.success),
         unexpected=int(result.result.get("unexpected_count") or 0) if about_rows(result) else None,
+        severity=config.severity.value,
     )
 
 
 def _lists_rows(result: ExpectationValidationResult) -> bool:
     return "unexpected_index_list" in result.result
-
-
-def listed(failed: Sequence[ExpectationOutcome]) -> str:
-    """Return the failed expectations with the numbers of rows that do not meet them, for messages."""
-    return ", ".join(map(_with_count, failed))
-
-
-def _with_count(outcome: ExpectationOutcome) -> str:
-    if outcome.unexpected is None:
-        return outcome.expectation
-    return f"{outcome.expectation} in {counted(outcome.unexpected, 'row')}"
 
 
 def columns(kwargs: Mapping[str, Any]) -> list[str]:

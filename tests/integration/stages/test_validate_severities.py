@@ -22,7 +22,7 @@ from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.validate import cache, step, suites
+from airflow_mlops.stages.validate import cache, shards, step, suites
 from airflow_mlops.stages.validate.checkpoint import quiet_great_expectations
 from airflow_mlops.stages.validate.outcomes import read_outcomes, write_outcomes
 from airflow_mlops.stages.validate.rows import Rows
@@ -126,6 +126,27 @@ def test_rows_that_all_fail_below_critical_are_valid(place, store, monkeypatch):
     every = {**one("column_values_to_be_between", column="distance", min_value=1000), "severity": "warning"}
     result = run(place, store, monkeypatch, suite={"name": "s", "expectations": [every]}, on_failure="quarantine")
     assert (result.success, result.quarantined.rows, result.outcomes[0].unexpected) == (True, 0, 14)
+
+
+def test_a_shard_without_severities_is_merged(store, tmp_path, monkeypatch):
+    """A shard of an older version stores the same results, but writes the files of a quarantine of all severities."""
+    monkeypatch.setattr(step, "Rows", lambda datasets: Rows(datasets, 6))
+    takes, taken = shards.ShardedRows.takes, []
+    monkeypatch.setattr(shards.ShardedRows, "takes", lambda *given: taken.append(takes(*given)) or taken[-1])
+    windows, file = [write(store, ROWS)], tmp_path / "s.json"
+    for shard, suite in enumerate([{**NOT_NULL, "severity": "critical"}, NOT_NULL]):
+        file.write_text(json.dumps({"name": "s", "expectations": [suite, FAR]}))
+        spec = ValidateSpec(dataset=windows, suite=str(file), on_failure="quarantine", shard=shard, shards=2)
+        result = step.run(spec, context_of(store, shard))
+    failing = open_dataset(store, result.quarantined).table().to_pylist()
+    assert {row["id"]: row[FAILED_EXPECTATIONS] for row in failing} == {2: TITLE, 7: TITLE}
+    assert taken == [True, True]
+
+
+def test_an_expectation_that_cannot_be_computed_fails_the_task_whatever_its_severity(store, monkeypatch):
+    absent = {**one("column_values_to_not_be_null", column="absent"), "severity": "info"}
+    with pytest.raises(ValidationError, match="could not be computed"):
+        run("one DataFrame", store, monkeypatch, suite={"name": "s", "expectations": [absent]})
 
 
 def own_suite(severity: object, default: str | None = None) -> Callable[[], object]:

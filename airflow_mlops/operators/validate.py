@@ -40,12 +40,14 @@ class ValidateOperator(ShardedOperator):
         DAG's timetable
     :param suite: the suite as a dict, the path of its JSON file on the machine on which the step runs, or the import
         path ``package.module:function`` of a function that returns an ``ExpectationSuite``
-    :param on_failure: what happens if an expectation is not met. ``fail`` fails the task. ``warn`` logs a warning, and
-        the result is the whole dataset. ``quarantine`` writes the rows that do not meet an expectation to the dataset
-        ``NAME_quarantine``, together with the names of these expectations. The other rows are written to the dataset
-        ``NAME_valid``, and the result refers to this dataset. With a database, only ``NAME_quarantine`` is written, and
-        the result refers to no dataset. With ``quarantine``, an unmet expectation about the whole table still fails the
-        task, because removing rows cannot meet the expectation
+    :param on_failure: what happens if an expectation with the severity ``critical`` (Great Expectations' default) is not
+        met. ``fail`` fails the task. ``warn`` logs a warning, and the result is the whole dataset. ``quarantine`` writes
+        the rows that do not meet such an expectation to the dataset ``NAME_quarantine``, together with the names of these
+        expectations. The other rows are written to the dataset ``NAME_valid``, and the result refers to this dataset.
+        With a database, only ``NAME_quarantine`` is written, and the result refers to no dataset. With ``quarantine``, an
+        unmet expectation about the whole table still fails the task, because removing rows cannot meet the expectation.
+        An unmet expectation with the severity ``warning`` or ``info`` is only logged, at this level, and listed in the
+        result and the Data Docs
     :param shard: index of the shard to check, from 0; by default all rows are checked. With a database, shards are not
         possible
     :param shards: number of shards into which the rows are divided
@@ -94,10 +96,10 @@ class ValidateOperator(ShardedOperator):
         self.assign_parameters(locals())
 
     def decision(self, result: dict[str, Any]) -> str | None:
-        if result["success"] is not False:
-            return None
-        rows = (result["quarantined"] or {}).get("rows")
-        return f"quarantined {counted(rows, 'row')}" if rows else "warning: expectations failed"
+        if rows := (result["quarantined"] or {}).get("rows"):
+            return f"quarantined {counted(rows, 'row')}"
+        failed = {outcome.get("severity", "critical") for outcome in result["outcomes"] if not outcome["success"]}
+        return "warning: expectations failed" if failed & {"critical", "warning"} else None
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         if result["dataset"] is None and result.get("shard") is not None:

@@ -105,3 +105,7 @@ class StepContext:
     def progress(self, message: str) -> None:
         """Write a message about progress to the task's log, without credentials."""
         log.info(mask(message))
+
+    def warn(self, message: str) -> None:
+        """Write a warning to the task's log, without credentials."""
+        log.warning(mask(message))

@@ -70,6 +70,7 @@ def _assertions(outcomes: Iterable[ExpectationOutcome], on_failure: str) -> Face
     assertions = []
     for outcome in outcomes:
         stops = on_failure == "fail" or (on_failure == "quarantine" and outcome.unexpected is None)
+        severity = {"critical": "error" if stops else "warn", "warning": "warn", "info": "info"}[outcome.severity]
         kind, _, about = outcome.expectation.removesuffix(")").partition("(")
         assertions.append(
             data_quality_assertions_dataset.Assertion(
@@ -78,7 +79,7 @@ def _assertions(outcomes: Iterable[ExpectationOutcome], on_failure: str) -> Face
                 # Expectations about several columns have no single column.
                 column=about if re.fullmatch(r"[^,\[\]]+", about) else None,
                 name=outcome.expectation,
-                severity="error" if stops else "warn",
+                severity=severity,
                 params={} if outcome.unexpected is None else {"unexpected": outcome.unexpected},
             )
         )

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _EXTREMES = {"expect_column_min_to_be_between": "min", "expect_column_max_to_be_between": "max"}
-_MOMENTS = ("expect_column_mean_to_be_between", "expect_column_stdev_to_be_between", "expect_column_sum_to_be_between")
+_SUM = "expect_column_sum_to_be_between"
+_MOMENTS = ("expect_column_mean_to_be_between", "expect_column_stdev_to_be_between", _SUM)
 
 
 def can_aggregate(expectation: Any, rows: Rows) -> bool:
@@ -61,6 +62,29 @@ def with_same_aggregate(expectation: Any, rows: Rows, facts: Mapping[str, Column
     if not moments.count:
         return empty.to_frame()
     return pd.Series(moments.values_for(kind), dtype=object if empty.dtype == object else None).to_frame(column)
+
+
+def with_exact_sum(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of whose integers pandas computes the exact sum. The sum of 64-bit integers can wrap.
+
+    :param expectation: an expectation about the rows, of any type
+    :param frame: the rows
+    :return: ``frame`` itself if the expectation compares no sum, or a sum that cannot wrap. Otherwise a shallow copy, in which
+        the column of the expectation has Python integers
+    """
+    if expectation.expectation_type != _SUM:
+        return frame
+    # Great Expectations ignores the letter case of column names.
+    for name in (name for name in frame.columns if name.casefold() == str(expectation.column).casefold()):
+        values = frame[name].dropna()
+        if values.dtype.kind not in "iu" or not len(values):
+            continue
+        largest = max(abs(int(values.min())), abs(int(values.max())))
+        if largest * len(values) >= 2 ** (63 if values.dtype.kind == "i" else 64):
+            exact = frame.copy(deep=False)
+            exact[name] = frame[name].astype(object)
+            return exact
+    return frame
 
 
 def _extreme(empty: pd.Series, batches: Iterable[pd.Series], function: str) -> pd.Series:
@@ -126,7 +150,7 @@ class _Moments:
         total = _sum_of_doubles(self._doubles) if self._doubles else self._whole
         if kind == "expect_column_mean_to_be_between":
             return [total / self.count]
-        if kind == "expect_column_sum_to_be_between":
+        if kind == _SUM:
             # Pandas skips NaN.
             return [math.inf, -math.inf] if total != total else [total]
         if self.count == 1:

@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from airflow_mlops.data.frames import ColumnFacts, as_frame
 from airflow_mlops.stages.validate import duplicates, sent_expectations
-from airflow_mlops.stages.validate.aggregates import can_aggregate, with_same_aggregate
-from airflow_mlops.stages.validate.checkpoint import Session, was_not_computed
+from airflow_mlops.stages.validate.aggregates import can_aggregate, with_exact_sum, with_same_aggregate
+from airflow_mlops.stages.validate.checkpoint import Session, count_passed, was_not_computed
 from airflow_mlops.stages.validate.frequencies import SHOWN, count_all, values_of
 from airflow_mlops.stages.validate.merged import MOST_DISTINCT, Merged
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
@@ -128,13 +128,7 @@ def run_in_batches(
         failing[number] = RowNumbers(unexpected_rows(done[number]))
     order = [position(result) for result in found.results]
     found.results = [_without_position(done[number]) for number in order]
-    found.success = all(result.success for result in found.results)
-    passed = sum(bool(result.success) for result in found.results)
-    found.statistics |= {
-        "successful_expectations": passed,
-        "unsuccessful_expectations": len(order) - passed,
-        "success_percent": passed / len(order) * 100 if order else None,
-    }
+    count_passed(found)
     session.write_data_docs(identifier, found)
     return found, [failing[number] for number in order]
 
@@ -287,11 +281,11 @@ def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.D
         return frame_of(rows.schema.empty_table(), facts)
     if can_aggregate(expectation, rows):
         return with_same_aggregate(expectation, rows, facts)
-    columns = columns_of(expectation)
+    columns: Sequence[str] | None = columns_of(expectation)
     # The condition of an expectation on its rows may name any column.
     if not columns or getattr(expectation, "row_condition", None) is not None or not {*columns} <= {*rows.schema.names}:
-        return frame_of(rows.table(), facts)
-    return frame_of(rows.table(columns), facts)
+        columns = None
+    return with_exact_sum(expectation, frame_of(rows.table(columns), facts))
 
 
 def columns_of(expectation: Any) -> Sequence[str]:

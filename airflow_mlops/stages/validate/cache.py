@@ -16,7 +16,7 @@ from airflow_mlops.data.selection import contents, select
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import suites
-from airflow_mlops.stages.validate.outcomes import write_outcomes
+from airflow_mlops.stages.validate.outcomes import log_not_critical, write_outcomes
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
 
 _PARAMETER = "$PARAMETER"
@@ -107,9 +107,10 @@ def artifacts(result: ValidateResult, spec: ValidateSpec, context: StepContext) 
 
 
 def replay(result: ValidateResult, spec: ValidateSpec, context: StepContext) -> None:
-    """Make the written datasets the current datasets of their windows, and store the outcomes for lineage."""
+    """Make the written datasets the current datasets of their windows, log and store the outcomes."""
     if result.quarantined is not None and isinstance(result.dataset, DatasetRef):
         # With on_failure="quarantine", the step writes both datasets. Otherwise it writes none.
         point_to(context.store, result.dataset)
         point_to(context.store, result.quarantined)
+    log_not_critical(result.outcomes)
     write_outcomes(context.store, context.key, result.outcomes)

@@ -12,11 +12,11 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
 from airflow_mlops.core.isolation import without
 from airflow_mlops.data.frames import ColumnFacts, as_frame
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.validate.aggregates import with_exact_sum
 from airflow_mlops.stages.validate.frequencies import count_all
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.pages import index_page, self_contained
@@ -38,6 +38,9 @@ _ABOUT_NAMES = frozenset({
     "expect_column_to_exist", "expect_table_columns_to_match_ordered_list", "expect_table_columns_to_match_set",
 })  # fmt: skip
 _VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "EscapedPageView"}
+_TABLE = {"module_name": "airflow_mlops.stages.validate.severity_column", "class_name": "SeverityTable"}
+_SECTION = {"class_name": "ValidationResultsColumnSectionRenderer", "table_renderer": _TABLE}
+_RESULTS = {"class_name": "ValidationResultsPageRenderer", "column_section_renderer": _SECTION}
 
 
 def quiet_great_expectations() -> None:
@@ -88,7 +91,10 @@ class Session:
             "class_name": "SiteBuilder",
             "store_backend": store,
             "site_index_builder": index,
-            "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
+            "site_section_builders": {
+                "expectations": {"view": _VIEW},
+                "validations": {"renderer": _RESULTS, "view": _VIEW},
+            },
         }
         # Great Expectations converts its configuration to YAML after each change, so it is complete from the start.
         project = DataContextConfig(
@@ -179,14 +185,39 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
-    session = Session(with_time_bounds(suite, table), name, site)
+    suite = with_time_bounds(suite, table)
+    session = Session(suite, name, site)
     facts = {name: ColumnFacts().with_values(table[name]) for name in table.column_names}
     frame = as_frame(with_timestamps(table), with_whole_numbers(facts, suite))
     identifier, found = session.run(frame)
+    # The session has given the expectations their ids.
+    for expectation in suite.expectations:
+        if (exact := with_exact_sum(expectation, frame)) is not frame:
+            (corrected,) = session.check([expectation], exact)
+            found.results = [corrected if _id(result) == expectation.id else result for result in found.results]
+    count_passed(found)
     for result in found.results:
         count_all(result, frame)
     session.write_data_docs(identifier, found)
     return found
+
+
+def _id(result: ExpectationValidationResult) -> str | None:
+    config = result.expectation_config
+    assert config is not None
+    return config.id
+
+
+def count_passed(found: ExpectationSuiteValidationResult) -> None:
+    """Correct the numbers of passed and failed expectations, after results were replaced."""
+    count = len(found.results)
+    passed = sum(bool(result.success) for result in found.results)
+    found.success = passed == count
+    found.statistics |= {
+        "successful_expectations": passed,
+        "unsuccessful_expectations": count - passed,
+        "success_percent": passed / count * 100 if count else None,
+    }
 
 
 def _make_quantiles_storable() -> None:
@@ -313,7 +344,7 @@ def was_not_computed(result: ExpectationValidationResult) -> bool:
 def outcome(
     result: ExpectationValidationResult, about_rows: Callable[[ExpectationValidationResult], bool] | None = None
 ) -> ExpectationOutcome:
-    """Return the outcome of one expectation: whether it passed, and the number of rows that do not meet it.
+    """Return the outcome of one expectation: whether it passed, its severity, and the number of rows that do not meet it.
 
     The number is ``None`` if the expectation concerns the whole table.
 
@@ -321,26 +352,18 @@ def outcome(
         lists rows
     """
     about_rows = about_rows or _lists_rows
+    config = result.expectation_config
+    assert config is not None
     return ExpectationOutcome(
         expectation=title(result),
         success=bool(result.success),
         unexpected=int(result.result.get("unexpected_count") or 0) if about_rows(result) else None,
+        severity=config.severity.value,
     )
 
 
 def _lists_rows(result: ExpectationValidationResult) -> bool:
     return "unexpected_index_list" in result.result
-
-
-def listed(failed: Sequence[ExpectationOutcome]) -> str:
-    """Return the failed expectations with the numbers of rows that do not meet them, for messages."""
-    return ", ".join(map(_with_count, failed))
-
-
-def _with_count(outcome: ExpectationOutcome) -> str:
-    if outcome.unexpected is None:
-        return outcome.expectation
-    return f"{outcome.expectation} in {counted(outcome.unexpected, 'row')}"
 
 
 def columns(kwargs: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
-from airflow_mlops.stages.validate.checkpoint import listed
+from airflow_mlops.stages.validate.outcomes import also_failed, critical, listed
 from airflow_mlops.stages.validate.spec import ValidateResult
 from airflow_mlops.stages.validate.validation import Validation
 
@@ -38,8 +38,8 @@ _FLAG, _REPEATS = "mlops_failed", "mlops_repeats"
 def quarantine(validation: Validation, context: StepContext) -> ValidateResult:
     """Write the failing rows to the dataset ``NAME_quarantine``.
 
-    :raises ValidationError: a failed expectation concerns the whole table, every row failed, or the condition of an
-        expectation is not known
+    :raises ValidationError: a failed critical expectation concerns the whole table, every row failed, or the condition of
+        an expectation is not known
     """
     failed, headline = validation.failed, validation.headline
     if about_table := [outcome for outcome in failed if outcome.unexpected is None]:
@@ -74,7 +74,8 @@ def quarantine(validation: Validation, context: StepContext) -> ValidateResult:
         quarantined=manifest.ref,
         outcomes=list(validation.outcomes),
         docs_url=validation.docs_url,
-        summary=f"{headline}. Quarantined {counted(rows, 'row')} in {name}{f': {listed(failed)}' if failed else ''}.",
+        summary=f"{headline}. Quarantined {counted(rows, 'row')} in {name}{f': {listed(failed)}' if failed else ''}."
+        f"{also_failed(validation.outcomes)}",
     )
 
 
@@ -101,11 +102,12 @@ class _Reason(NamedTuple):
 
 
 def _failing_rows(validation: Validation) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that do not meet a failed expectation, with the column ``failed_expectations``."""
+    """Yield the rows that do not meet a failed critical expectation, with the column ``failed_expectations``."""
     from sqlalchemy import exc
 
     database = validation.relation.database
-    reasons = [_reason(validation, result) for result in validation.results if not result.success]
+    both = zip(validation.results, validation.outcomes, strict=True)
+    reasons = [_reason(validation, result) for result, outcome in both if critical([outcome])]
     if not reasons:
         # A quarantine without rows replaces an earlier one of the same window.
         names = [*validation.columns.names, FAILED_EXPECTATIONS]
@@ -132,7 +134,7 @@ def _failing_rows(validation: Validation) -> Iterator[pa.RecordBatch]:
             "ValidateOperator has no `types`: convert the column in `sql`, for example with CAST, or set "
             "on_failure='warn' or 'fail'."
         ) from None
-    if counts != [outcome.unexpected for outcome in validation.outcomes if not outcome.success]:
+    if counts != [outcome.unexpected for outcome in validation.failed]:
         raise SourceError(
             f"The table or query of connection {validation.spec.conn_id!r} does not have as many failing rows as Great "
             "Expectations has counted. The rows have probably changed in the meantime. A retry validates them again."

@@ -13,11 +13,10 @@ from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.data.prefetch import run_cancellable
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
-from airflow_mlops.stages.validate.checkpoint import listed
 from airflow_mlops.stages.validate.database import Database
 from airflow_mlops.stages.validate.failing_rows import quarantine
 from airflow_mlops.stages.validate.implicit_conversions import require_same_kinds
-from airflow_mlops.stages.validate.outcomes import write_outcomes
+from airflow_mlops.stages.validate.outcomes import also_failed, listed, log_not_critical, write_outcomes
 from airflow_mlops.stages.validate.relation import Columns, Relation
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
 from airflow_mlops.stages.validate.sqlite_times import require_comparable
@@ -42,9 +41,9 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         column has the same name in different letter case; or an expectation compares a column of an SQLite database with
         a date or time, but the column has other values
     :raises SourceError: the database cannot be reached, or failed for a reason that may pass
-    :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
-        ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
-        failed
+    :raises ValidationError: an expectation could not be computed; a critical expectation failed, and ``on_failure`` is
+        ``fail``; or ``on_failure`` is ``quarantine``, and a failed critical expectation concerns the whole table or every
+        row failed
     """
     assert spec.conn_id is not None  # validated by the spec
     suite = load_suite(spec.suite)
@@ -62,23 +61,26 @@ def _validate(spec: ValidateSpec, context: StepContext, suite: ExpectationSuite,
     checkpoint.require_exact_names(suite, columns.names)
     validation = _run_suite(spec, context, suite, relation, columns)
     write_outcomes(context.store, context.key, validation.outcomes)
+    log_not_critical(validation.outcomes)
     if validation.rows is not None:
         context.processed(validation.rows)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
         raise ValidationError(
-            f"{validation.headline}. Failed: {listed(failed)}. See the Data Docs at {validation.docs_url}."
+            f"{validation.headline}. Failed: {listed(failed)}.{also_failed(validation.outcomes)} See the Data Docs at "
+            f"{validation.docs_url}."
         )
     if spec.on_failure == "quarantine":
         return quarantine(validation, context)
     if failed:
-        context.progress(f"{validation.headline}. Failed: {listed(failed)}.")
+        context.warn(f"{validation.headline}. Failed: {listed(failed)}.")
     count = f"Validated {counted(validation.rows, 'row')}. " if validation.rows is not None else ""
     return ValidateResult(
         success=not failed,
         outcomes=list(validation.outcomes),
         docs_url=validation.docs_url,
-        summary=f"{count}{validation.headline}{'; `on_failure` is warn, so the task continues' if failed else ''}.",
+        summary=f"{count}{validation.headline}{'; `on_failure` is warn, so the task continues' if failed else ''}."
+        f"{also_failed(validation.outcomes)}",
     )
 
 

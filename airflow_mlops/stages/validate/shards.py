@@ -108,7 +108,9 @@ def check(shard: Round, rows: Rows, suite: ExpectationSuite, *, write: bool) -> 
         reasons = [
             (checkpoint.title_of(sent[number]["type"], sent[number]["kwargs"]), RowNumbers(results[number].rows))
             for number in _in_order_of_results(suite)
-            if number in results and not is_met(results[number].counts, sent[number]["kwargs"].get("mostly", 1))
+            if number in results
+            and streamed[number].configuration.severity == "critical"
+            and not is_met(results[number].counts, sent[number]["kwargs"].get("mostly", 1))
         ]
         for batch, first, count in zip(own, divided.firsts(counts), counts, strict=True):
             _write(shard, rows, batch, failing_rows(partial(failing_for, reasons), first, count))

@@ -14,6 +14,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.databases.bounds import placeholders
 
 OnFailure = Literal["fail", "warn", "quarantine"]
+Severity = Literal["critical", "warning", "info"]
 _NAME = TypeAdapter(Name)
 
 
@@ -33,10 +34,11 @@ class ValidateSpec(ShardedSpec):
     :param suite: the suite, in one of three forms: the path of a ``.json`` file in Great Expectations' format, the
         content of such a file as a dict, or the import path ``package.module:function`` of a function that takes no
         arguments and returns an ``ExpectationSuite``
-    :param on_failure: what happens if an expectation fails. ``fail`` fails the task. ``warn`` writes a message to the
-        log, and the task succeeds. ``quarantine`` writes the failing rows to the dataset ``NAME_quarantine`` and the
-        other rows of a dataset to ``NAME_valid``, and the task succeeds. With ``quarantine``, the task still fails if
-        every row failed, or if a failed expectation concerns the whole table
+    :param on_failure: what happens if an expectation with the severity ``critical`` (Great Expectations' default) fails.
+        ``fail`` fails the task. ``warn`` logs a warning, and the task succeeds. ``quarantine`` writes the failing rows to
+        the dataset ``NAME_quarantine`` and the other rows of a dataset to ``NAME_valid``, and the task succeeds. With
+        ``quarantine``, the task still fails if every row failed, or if a failed expectation concerns the whole table. A
+        failed expectation with the severity ``warning`` or ``info`` is only logged, at this level
     :param owner: owner of the written datasets, if the validated dataset has no owner
     """
 
@@ -115,11 +117,14 @@ class ExpectationOutcome(Model):
     :param success: whether the expectation passed
     :param unexpected: number of rows that do not meet the expectation; ``None`` if the expectation concerns the whole
         table
+    :param severity: severity of a failure. ``on_failure`` applies only to ``critical``, which is also the severity of
+        results of older versions
     """
 
     expectation: str
     success: bool
     unexpected: int | None = None
+    severity: Severity = "critical"
 
 
 class ValidateResult(Result):
@@ -129,9 +134,10 @@ class ValidateResult(Result):
     have neither a dataset nor outcomes.
 
     :param dataset: dataset for downstream tasks. With ``on_failure="quarantine"``, this is the dataset ``NAME_valid``, otherwise the validated dataset, or a list if several datasets were validated. ``None`` if a database was validated, or if another shard completes the validation
-    :param success: whether every expectation passed; ``None`` if another shard completes the validation
+    :param success: whether every expectation with the severity ``critical`` passed; ``None`` if another shard completes
+        the validation
     :param quarantined: with ``on_failure="quarantine"`` the dataset ``NAME_quarantine`` with the failing rows, which
-        has no rows if all rows passed; otherwise ``None``
+        has no rows if no row failed; otherwise ``None``
     :param outcomes: result of each expectation
     :param docs_url: URL of the Data Docs page with the results, in the artifact store; ``None`` if another shard
         completes the validation

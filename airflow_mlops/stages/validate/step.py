@@ -22,9 +22,8 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.shards import for_newer_round
 from airflow_mlops.stages.validate import checkpoint, in_database, shards
 from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
-from airflow_mlops.stages.validate.checkpoint import listed
 from airflow_mlops.stages.validate.divided import DividedRows
-from airflow_mlops.stages.validate.outcomes import write_outcomes
+from airflow_mlops.stages.validate.outcomes import also_failed, critical, listed, log_not_critical, write_outcomes
 from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
@@ -57,9 +56,9 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
     :raises SchemaError: the windows of the dataset have columns of different types, or the suite names a column, and
         another column has the same name in different letter case
-    :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
-        ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
-        failed
+    :raises ValidationError: an expectation could not be computed; a critical expectation failed, and ``on_failure`` is
+        ``fail``; or ``on_failure`` is ``quarantine``, and a failed critical expectation concerns the whole table or every
+        row failed
     :raises DatasetCorruptError: files that an executor or another shard has written were deleted or changed
     """
     context = context.for_call()
@@ -119,21 +118,24 @@ def _validate(
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
     write_outcomes(context.store, context.key, outcomes)
+    log_not_critical(outcomes)
     validation = _Validation(spec, datasets, rows, divided, found, failing, outcomes, docs_url)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
-        raise ValidationError(f"{validation.headline}. Failed: {listed(failed)}. See the Data Docs at {docs_url}.")
+        raise ValidationError(
+            f"{validation.headline}. Failed: {listed(failed)}.{also_failed(outcomes)} See the Data Docs at {docs_url}."
+        )
     if spec.on_failure == "quarantine":
         return _quarantine(validation, context)
     if failed:
-        context.progress(f"{validation.headline}. Failed: {listed(failed)}.")
+        context.warn(f"{validation.headline}. Failed: {listed(failed)}.")
     return ValidateResult(
         dataset=datasets[0].ref if len(datasets) == 1 else [dataset.ref for dataset in datasets],
         success=not failed,
         outcomes=outcomes,
         docs_url=docs_url,
         summary=f"Validated {counted(rows.count, 'row')}. {validation.headline}"
-        f"{'; `on_failure` is warn, so the task continues' if failed else ''}.",
+        f"{'; `on_failure` is warn, so the task continues' if failed else ''}.{also_failed(outcomes)}",
     )
 
 
@@ -182,21 +184,21 @@ class _Validation:
 
     @property
     def failed(self) -> list[ExpectationOutcome]:
-        """Return the expectations that failed."""
-        return [outcome for outcome in self.outcomes if not outcome.success]
+        """Return the failed expectations to which ``on_failure`` applies."""
+        return critical(self.outcomes)
 
     @property
     def headline(self) -> str:
         """Return how many expectations passed, such as ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
-        passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
+        passed = f"{sum(outcome.success for outcome in self.outcomes)} of {len(self.outcomes)}"
         return f"{_label(self.datasets)}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
     @property
     def reasons(self) -> list[tuple[str, RowNumbers]]:
-        """Return the failed expectations about rows, each with the numbers of the rows that do not meet it."""
+        """Return the failed critical expectations about rows, each with the numbers of the rows that do not meet it."""
         # An expectation with `mostly` may pass although some rows do not meet it. Such rows are not quarantined.
-        both = zip(self.found.results, self.unexpected, strict=True)
-        return [(checkpoint.title(result), rows) for result, rows in both if not result.success]
+        both = zip(self.outcomes, self.unexpected, strict=True)
+        return [(outcome.expectation, rows) for outcome, rows in both if critical([outcome])]
 
     def failing(self, first: int, count: int) -> tuple[NDArray[np.bool_], pa.Array]:
         """Return which rows fail, and for each failing row the names of the failed expectations as one text.
@@ -214,9 +216,9 @@ def _label(datasets: Sequence[Dataset]) -> str:
 
 
 def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult:
-    """Write the rows that meet all expectations as one dataset, and the failing rows as a second dataset.
+    """Write the rows that meet all critical expectations as one dataset, and the failing rows as a second dataset.
 
-    :raises ValidationError: a failed expectation concerns the whole table, or every row failed
+    :raises ValidationError: a failed critical expectation concerns the whole table, or every row failed
     """
     if about_table := [outcome for outcome in validation.failed if outcome.unexpected is None]:
         raise ValidationError(
@@ -257,7 +259,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         outcomes=validation.outcomes,
         docs_url=validation.docs_url,
         summary=f"{validation.headline}. Wrote {counted(valid.rows, 'row')} to {valid.name} and quarantined {counted(quarantined.rows, 'row')}"
-        f"{f': {listed(validation.failed)}' if validation.failed else ''}.",
+        f"{f': {listed(validation.failed)}' if validation.failed else ''}.{also_failed(validation.outcomes)}",
     )
 
 

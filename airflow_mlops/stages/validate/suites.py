@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from airflow_mlops.core import strict_json
 from airflow_mlops.core.errors import SpecError, one_line
 from airflow_mlops.stages.validate.exact_bounds import ExactBounds, require_exact
+from airflow_mlops.stages.validate.spec import Severity
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -20,7 +21,8 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
 
     :param given: path of a ``.json`` file, the content of such a file as a dict, or the import path
         ``package.module:function`` of a function
-    :raises SpecError: the suite cannot be loaded, or has an integer that Great Expectations would round
+    :raises SpecError: the suite cannot be loaded, has an unknown severity, or has an integer that Great Expectations would
+        round
     """
     from great_expectations import ExpectationSuite
 
@@ -41,6 +43,8 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
     except SpecError:
         raise
     except Exception as error:
+        if "severity" in _names_of(error):
+            raise _unknown_severity(f"The suite {given!r}", "an expectation") from None
         raise SpecError(
             f"The suite {given!r} cannot be created: {one_line(error)}. Correct the function or its import path."
         ) from error
@@ -49,6 +53,8 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
             f"The function {given!r} returned {type(suite).__name__}. Return a great_expectations.ExpectationSuite."
         )
     bounds.require_checked(suite.expectations)
+    for expectation in suite.expectations:
+        _require_severity(expectation, f"The suite {given!r}")
     return _copy(suite.name, suite.expectations, suite.meta, suite.notes)
 
 
@@ -92,24 +98,59 @@ def expectation_of(given: dict[str, Any], what: str) -> Any:
     """Create one expectation.
 
     :param what: subject of the error message, such as ``The suite``
-    :raises SpecError: a bound is neither a number nor a date or time, or is an integer that Great Expectations would round
+    :raises SpecError: the severity is unknown, a bound is neither a number nor a date or time, or is an integer that Great
+        Expectations would round
     """
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
+    # Great Expectations, too, reads a stored null as the default.
+    given = {name: value for name, value in given.items() if name != "severity" or value is not None}
+    for arguments in (given, given.get("kwargs") or {}):
+        if "severity" in arguments and arguments["severity"] not in get_args(Severity):
+            raise _unknown_severity(what, str(given.get("type")), arguments["severity"])
     try:
         expectation = ExpectationConfiguration(**given).to_domain_obj()
+        _require_severity(expectation, what)
         require_exact(given["kwargs"], expectation, what)
         return expectation
     except ValueError as error:
         # pydantic reports one problem for each type that the bound could have.
-        found = [item["loc"][0] for item in error.errors()] if hasattr(error, "errors") else []
-        if bounds := [name for name in found if name in ("min_value", "max_value")]:
+        if bounds := [name for name in _names_of(error) if name in ("min_value", "max_value")]:
             value = given["kwargs"][bounds[0]]
             raise SpecError(
                 f"{what} is not valid: `{bounds[0]}` of {given['type']} is {value!r}, which is neither a number nor a date or "
                 "time in ISO 8601, such as 2024-03-05 or 2024-03-05T06:30:00Z. Correct the suite."
             ) from None
         raise
+
+
+def _names_of(error: Exception) -> list[Any]:
+    """Return the names of the arguments that pydantic has refused."""
+    return [item["loc"][0] for item in error.errors()] if hasattr(error, "errors") else []
+
+
+def _require_severity(expectation: Any, what: str) -> None:
+    """Check that an expectation has a severity, and that Great Expectations uses this severity.
+
+    :raises SpecError: the severity was set to an unknown one; or it is the default of a user's class, for which Great
+        Expectations uses its own default
+    """
+    severity = getattr(expectation.severity, "value", expectation.severity)
+    if severity not in get_args(Severity):
+        raise _unknown_severity(what, expectation.expectation_type, severity)
+    if expectation.configuration.severity.value != severity:
+        raise SpecError(
+            f"{what} is not valid: the class of {expectation.expectation_type} has the default severity {severity!r}, which Great "
+            "Expectations ignores. Remove the default from the class, and set `severity` of the expectation."
+        )
+
+
+def _unknown_severity(what: str, expectation: str, *value: Any) -> SpecError:
+    is_value = f" is {value[0]!r}, which" if value else ""
+    names = ", ".join(map(repr, get_args(Severity)))
+    return SpecError(
+        f"{what} is not valid: `severity` of {expectation}{is_value} is unknown. Set it to one of {names}."
+    )
 
 
 def _copy(name: str, expectations: list[Any], meta: dict[str, Any] | None, notes: Any) -> ExpectationSuite:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.stages.validate.outcomes import critical
 from airflow_mlops.stages.validate.relation import Columns, Relation
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateSpec
 
@@ -33,14 +34,14 @@ class Validation:
 
     @property
     def failed(self) -> list[ExpectationOutcome]:
-        """Return the expectations that failed."""
-        return [outcome for outcome in self.outcomes if not outcome.success]
+        """Return the failed expectations to which ``on_failure`` applies."""
+        return critical(self.outcomes)
 
     @property
     def headline(self) -> str:
         """Return how many expectations passed, such as ``orders: 6 of 7 expectations of suite 'x' passed``."""
         name, window = self.spec.rows_name, self.spec.window
-        passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
+        passed = f"{sum(outcome.success for outcome in self.outcomes)} of {len(self.outcomes)}"
         return f"{f'{name} {window.label}' if window else name}: {passed} expectations of suite {self.suite!r} passed"
 
     @property

@@ -476,7 +476,12 @@ def test_a_validation_in_a_database_reads_its_tables(monkeypatch, tmp_path):
     monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"postgres://alice:{SECRET}@127.0.0.1/shop")
     store = ArtifactStore(f"file://{tmp_path}/store")
     write_outcomes(
-        store, "results/x.json", [ExpectationOutcome(expectation="expect_x(id)", success=False, unexpected=2)]
+        store,
+        "results/x.json",
+        [
+            ExpectationOutcome(expectation="expect_x(id)", success=False, unexpected=2, severity=severity)
+            for severity in ("critical", "warning", "info")
+        ],
     )
 
     def lineage(**given):
@@ -488,8 +493,9 @@ def test_a_validation_in_a_database_reads_its_tables(monkeypatch, tmp_path):
     found = lineage(table="sales.Orders")
     (table,) = found.inputs
     assert (table.namespace, table.name) == ("postgres://127.0.0.1:5432", "shop.sales.Orders")
-    (assertion,) = table.inputFacets["dataQualityAssertions"].assertions
-    assert (assertion.success, assertion.severity, assertion.column) == (False, "error", "id")
+    assertions = table.inputFacets["dataQualityAssertions"].assertions
+    assert [assertion.severity for assertion in assertions] == ["error", "warn", "info"]
+    assert {(assertion.success, assertion.column) for assertion in assertions} == {(False, "id")}
     joined = lineage(sql="SELECT * FROM orders JOIN customers USING (id)", name="orders")
     assert {table.name for table in joined.inputs} == {"shop.public.orders", "shop.public.customers"}
     assert "dataQualityAssertions" not in repr(joined)

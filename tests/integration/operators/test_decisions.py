@@ -72,10 +72,16 @@ CHAMPION = {"model": "m", "version": 7, "run_id": "r"}
         (RollbackOperator, {"rolled_back": False, "champion": CHAMPION}, "unchanged: v7"),
         (TransferModelOperator, {"transferred": True, "candidate": CHAMPION}, "copied as v7"),
         (TransferModelOperator, {"transferred": False, "candidate": CHAMPION}, "unchanged: v7"),
-        (ValidateOperator, {"success": None, "quarantined": None}, None),
-        (ValidateOperator, {"success": True, "quarantined": {"rows": 0}}, None),
-        (ValidateOperator, {"success": False, "quarantined": {"rows": 1200}}, "quarantined 1,200 rows"),
-        (ValidateOperator, {"success": False, "quarantined": None}, "warning: expectations failed"),
+        (ValidateOperator, {"success": None, "quarantined": None, "outcomes": []}, None),
+        (ValidateOperator, {"success": True, "quarantined": {"rows": 0}, "outcomes": [{"success": True}]}, None),
+        (ValidateOperator, {"quarantined": {"rows": 1200}, "outcomes": [{"success": False}]}, "quarantined 1,200 rows"),
+        (ValidateOperator, {"quarantined": None, "outcomes": [{"success": False}]}, "warning: expectations failed"),
+        (
+            ValidateOperator,
+            {"quarantined": None, "outcomes": [{"success": False, "severity": "warning"}]},
+            "warning: expectations failed",
+        ),
+        (ValidateOperator, {"quarantined": None, "outcomes": [{"success": False, "severity": "info"}]}, None),
     ],
 )
 def test_each_operator_says_what_it_decided(operator, result, text):

@@ -174,6 +174,37 @@ def test_great_expectations_never_sees_more_rows_than_a_batch(context, tmp_path,
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("batch_rows", [5, 2])
+def test_sums_of_integers_beyond_64_bits_are_exact(batch_rows, context, tmp_path):
+    large = 2**62
+    data = pa.table({
+        "whole": [large, large, large, 0],
+        "gaps": [-large, None, -large, -large],
+        "unsigned": pa.array([2**63, 2**63, 2**63, 1], pa.uint64()),
+        "use": [1, 1, 0, 1],
+    })  # fmt: skip
+    exact = {"whole": 3 * large, "gaps": -3 * large, "unsigned": 3 * 2**63 + 1}
+    checks = [one("column_sum_to_be_between", column=name, min_value=-(2.0**65), max_value=2.0**65) for name in exact]
+    # The sum of pandas is in this range, as all its other sums are.
+    checks.append(one("column_sum_to_be_between", column="WHOLE", max_value=0))
+    used = {"row_condition": "use == 1", "condition_parser": "pandas"}
+    checks.append(one("column_sum_to_be_between", column="whole", min_value=-(2.0**65), **used))
+    suite = load_suite({"name": "s", "expectations": checks})
+    (site := tmp_path / "site").mkdir()
+    if batch_rows >= len(data):
+        found = run_suite(suite, data, "rows", site)
+    else:
+        rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
+        found, _ = run_in_batches(suite, rows, "rows", site)
+    sums = [
+        (item.expectation_config.kwargs["column"], item.result["observed_value"], item.success)
+        for item in found.results
+    ]
+    wanted = [(name, total, True) for name, total in exact.items()]
+    assert sorted(sums) == sorted([*wanted, ("WHOLE", 3 * large, False), ("whole", 2 * large, True)])
+    assert (found.success, found.statistics["unsuccessful_expectations"]) == (False, 1)
+
+
 @pytest.mark.parametrize("batch_rows", [2_000, 400])
 def test_data_docs_count_all_unexpected_values_and_give_no_counts_of_a_sample(batch_rows, context, tmp_path):
     """Great Expectations itself counts 200 of them in each batch."""

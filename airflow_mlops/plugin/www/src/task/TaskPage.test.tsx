@@ -84,6 +84,16 @@ it("shows the first quarantined rows as text", async () => {
   expect(document.querySelector("img")).toBeNull();
 });
 
+it("shows the severity of each expectation, also of results without it", async () => {
+  const outcomes = [
+    { expectation: "short", success: false, unexpected: 2, severity: "warning" },
+    { expectation: "old", success: false, unexpected: 1 },
+  ];
+  show({ [TASK]: { ...validated, result: { outcomes, docs_url: "", quarantined: null } } });
+  expect((await screen.findByText("short")).closest("tr")?.textContent).toContain("not metwarningshort2");
+  expect(screen.getByText("old").closest("tr")?.textContent).toContain("not metcriticalold1");
+});
+
 it("shows no rows to users who may not read assets", async () => {
   show({ [TASK]: validated }, [`${TASK}/samples`]);
   expect(await screen.findByText(/permission to read assets/)).toBeTruthy();

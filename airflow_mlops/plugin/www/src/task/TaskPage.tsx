@@ -96,7 +96,10 @@ const Monitoring = ({ result }: { result: Fields }) => (
   </>
 );
 
-type Outcome = { expectation: string; success: boolean; unexpected: number | null };
+// Results of older versions have no severity. Then a failure was critical.
+type Outcome = { expectation: string; success: boolean; unexpected: number | null; severity?: string };
+
+const FAILURE_COLORS: Record<string, string> = { warning: "orange.fg", info: "fg.muted" };
 
 const Validation = ({ result }: { result: Fields }) => (
   <>
@@ -105,6 +108,7 @@ const Validation = ({ result }: { result: Fields }) => (
       <Table.Header>
         <Table.Row>
           <Table.ColumnHeader>Result</Table.ColumnHeader>
+          <Table.ColumnHeader>Severity</Table.ColumnHeader>
           <Table.ColumnHeader>Expectation</Table.ColumnHeader>
           <Table.ColumnHeader>Unexpected rows</Table.ColumnHeader>
         </Table.Row>
@@ -112,9 +116,10 @@ const Validation = ({ result }: { result: Fields }) => (
       <Table.Body>
         {(list(result.outcomes) as Outcome[]).map((outcome, index) => (
           <Table.Row key={index}>
-            <Table.Cell color={outcome.success ? "green.fg" : "red.fg"} whiteSpace="nowrap">
+            <Table.Cell color={outcome.success ? "green.fg" : FAILURE_COLORS[outcome.severity ?? ""] ?? "red.fg"} whiteSpace="nowrap">
               {outcome.success ? "✓ met" : "✕ not met"}
             </Table.Cell>
+            <Table.Cell>{outcome.severity ?? "critical"}</Table.Cell>
             <Table.Cell>{outcome.expectation}</Table.Cell>
             <Table.Cell>{number(outcome.unexpected)}</Table.Cell>
           </Table.Row>

@@ -33,9 +33,12 @@ def services(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
     """An object store and an MLflow server that can be away, and a server of a model in them."""
     pytest.importorskip("s3fs")
     folder = tmp_path_factory.mktemp("outages")
-    mlflow_port = mlflow_server.rpartition(":")[2]
-    (mlflow,) = [child for child in psutil.Process().children() if mlflow_port in child.cmdline()]
-    objects, gate = S3Server(), Gate(int(mlflow_port))
+    port = int(mlflow_server.rpartition(":")[2])
+    (mlflow,) = [
+        child for child in psutil.Process().children()
+        if any(one.laddr and one.laddr.port == port for one in child.net_connections() if one.status == psutil.CONN_LISTEN)
+    ]  # fmt: skip
+    objects, gate = S3Server(), Gate(port)
     with configured("s3", **objects.options):
         store = ArtifactStore(objects.url)
         champions = Champions(mlflow_server, folder, store)

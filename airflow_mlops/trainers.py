@@ -25,6 +25,9 @@ class SklearnTrainer(dict[str, Any]):
         default, nulls in numeric features are replaced by the median if the estimator does not accept NaN, and numeric
         features are standardised if the estimator is not based on trees. Text features become category codes for
         tree-based estimators, and otherwise one-hot columns of their 100 most frequent values
+    :param max_rows: maximum number of rows to which the model is fitted. If there are more training rows, a uniform
+        sample of this size is drawn by the seed, and only the labels of the other rows are kept in memory. The metrics
+        are measured on all held-out rows. By default, all rows are used
     :param name: name of the candidate in MLflow; by default the name of the class
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
@@ -38,6 +41,7 @@ class SklearnTrainer(dict[str, Any]):
         params: dict[str, Any] | None = None,
         *,
         preprocessing: str | None = None,
+        max_rows: int | None = None,
         name: str | None = None,
         trusted_types: Sequence[str] = (),
         serialization: Serialization = "skops",
@@ -47,6 +51,7 @@ class SklearnTrainer(dict[str, Any]):
             estimator=estimator,
             params=params or {},
             preprocessing=preprocessing,
+            max_rows=max_rows,
             name=name,
             trusted_types=list(trusted_types),
             serialization=serialization,

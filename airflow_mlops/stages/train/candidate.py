@@ -47,7 +47,7 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
     """Read a training set, and check that a model can be trained on its rows.
 
     :return: the training set, the rows of the split part ``train`` and the rows of ``test``. If the trainer streams the
-        rows itself, the rows of ``train`` are a sample
+        rows itself or has fewer ``max_rows``, ``train`` has all labels, but only features of some rows
     :raises TrainingError: no model can be trained on the data
     """
     return _load(spec, store, TRAIN)
@@ -56,7 +56,7 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
 def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
     """Read all rows of a training set, and check that a model can be trained on them.
 
-    :return: the training set, all rows (a sample, if the trainer streams the rows itself) and the rows of the split
+    :return: the training set, all rows (features of some rows only, as in :func:`load_data`) and the rows of the split
         part ``test``
     :raises TrainingError: no model can be trained on the data
     """
@@ -65,9 +65,12 @@ def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingDa
 
 def _load(spec: TrainSpec, store: ArtifactStore, part: str | None) -> tuple[Dataset, TrainingData, TrainingData]:
     dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
-    # A sample is enough for the checks if the trainer streams the data itself.
-    streamed = _streams(spec)
-    rows, test = read_part(dataset, part, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
+    # Some rows are enough for the checks if the trainer streams the data itself, or if a sample will be drawn.
+    limit, stored = getattr(spec.trainer, "max_rows", None), dataset.ref.parts
+    some = _streams(spec) or (
+        limit is not None and (sum(stored.values()) if part is None else stored.get(part, 0)) > limit
+    )
+    rows, test = read_part(dataset, part, SAMPLE_ROWS if some else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: rows, TEST: test})
     return dataset, rows, test
 
@@ -86,7 +89,7 @@ class Fitted:
     :param predictions: predictions for the split part ``test``
     :param metrics: metrics on the split part ``test``, by name
     :param seconds: duration of the fit, in seconds
-    :param train: the rows that the model was fitted to
+    :param train: the rows that the model was fitted to, after a sample was drawn
     """
 
     model: FittedModel
@@ -123,11 +126,13 @@ def fit_candidate(
     if spec.threshold is not None:
         read_costs(dataset, run.part, spec.threshold.cost_columns)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
+    if parts.sample is not None:
+        context.progress(f"Fitting {spec.trainer.label} to {parts.sample} (max_rows).")
     train = _with_class_weight(spec, train, run)
     with Phase(context, "Fitted") as fitting:
         model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
     with Phase(context, "Exported to ONNX and measured"):
-        contract = new_contract(dataset, train, model)
+        contract = new_contract(dataset, train, model).model_copy(update={"training_sample": parts.sample})
         if spec.calibration is not None:
             model, contract = calibration.calibrated(
                 spec.calibration, model, contract, parts.calibration, run.part, train, test
@@ -179,14 +184,18 @@ def _judged_by(spec: TrainSpec, dataset: Dataset, task: Task, metrics: Mapping[s
 def _without_set_aside(
     spec: TrainSpec, dataset: Dataset, train: TrainingData, run: TrainingRun
 ) -> tuple[TrainingData, TrainingRun, Divided]:
-    """Leave out the rows that are set aside for a calibration, a threshold or prediction intervals.
+    """Leave out the rows that are set aside for a calibration, a threshold or prediction intervals, or that are not drawn.
 
     :return: the rows to fit the model to, the run that reads them, and all parts
+    :raises TrainingError: rows that are drawn cannot be trained on
     """
     parts = divided(spec, dataset, run.part, train.labels)
-    if parts.fitted is dataset:
+    if parts.fitted is dataset and (_streams(spec) or train.table.num_rows == len(train.labels)):
         return train, run, parts
     rest = read_part(parts.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
+    if parts.sample is not None:
+        # Only some rows were checked before.
+        check_parts(dataset, {TRAIN: rest})
     return rest, replace(run, dataset=parts.fitted), parts
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from airflow_mlops.core import imports
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.models.trainers.sampling import sampled
 from airflow_mlops.models.trainers.sklearn import ebm, preprocessing
 from airflow_mlops.models.trainers.sklearn.model import SklearnModel
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
@@ -16,8 +17,8 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     """Fit a pipeline of preprocessing and estimator. An Explainable Boosting Machine is fitted without preprocessing.
 
     :param spec: the trainer, with the import path of the estimator
-    :param data: features and labels of the rows to train on
-    :param seed: ``random_state`` of the estimator, unless ``params`` sets one
+    :param data: features and labels of the rows to train on. If there are more than ``max_rows``, a sample is drawn
+    :param seed: ``random_state`` of the estimator, unless ``params`` sets one, and seed of the sample
     :param run: not used
     :raises SpecError: the estimator does not exist, or does not accept ``params`` or ``preprocessing``
     :raises TrainingError: the estimator does not suit the ML task, does not accept the weights of the rows, or cannot
@@ -26,6 +27,7 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     from sklearn.pipeline import Pipeline, make_pipeline
 
     estimator = _make_estimator(spec, data, seed)
+    data = sampled(data, spec.max_rows, seed)
     params = estimator.get_params(deep=False)
     sources: dict[str, Any] = {spec.estimator: type(estimator)}
     preprocessed = spec.preprocessing or "by column type"

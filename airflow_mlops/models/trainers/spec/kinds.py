@@ -19,11 +19,13 @@ class SklearnTrainerSpec(TrainerSpec):
     :param estimator: import path of the estimator's class
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``; by
         default the transformer is chosen by the types of the columns
+    :param max_rows: number of training rows to draw if there are more; ``None`` for all rows
     """
 
     kind: Literal["sklearn"] = "sklearn"
     estimator: ImportPath
     preprocessing: ImportPath | None = None
+    max_rows: int | None = Field(default=None, ge=1)
 
     @property
     def path(self) -> str:

@@ -78,9 +78,13 @@ def read_part(dataset: Dataset, part: str | None, sample: int | None = None) -> 
 def _sample(dataset: Dataset, part: str | None, names: list[str], rows: int) -> pa.Table:
     groups = dataset.row_groups(part)
     each = -(-rows // len(groups))
-    return pa.Table.from_batches(
-        [dataset.read_row_group(group, names).slice(0, each) for group in groups]
-    ).combine_chunks()
+
+    def first_rows(group: Any) -> pa.RecordBatch:
+        rows = dataset.read_row_group(group, names)
+        # A slice would keep the whole row group in memory.
+        return rows.take(pa.array(np.arange(min(each, rows.num_rows))))
+
+    return pa.Table.from_batches([first_rows(group) for group in groups]).combine_chunks()
 
 
 def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any]:

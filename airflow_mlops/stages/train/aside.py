@@ -141,7 +141,8 @@ def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray
     if len(wanted) > 1:
         source = f"one half of {source}"
     parts = {use: SetAside(with_rows(dataset, part, rows), source) for use, rows in masks.items()}
-    return Divided(*_drawn(spec, dataset, part, ~chosen, labels), **parts)
+    fitted, sample = _drawn(spec, dataset, part, ~chosen, labels)
+    return Divided(fitted, sample, **parts)
 
 
 def _drawn(

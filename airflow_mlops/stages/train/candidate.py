@@ -28,7 +28,8 @@ from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.objectives import knows_objective, own_metric
-from airflow_mlops.models.trainers.spec import TrainerSpec
+from airflow_mlops.models.trainers.sklearn.batches import require_partial_fit
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec, TrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train import calibration, interval, threshold
@@ -65,6 +66,8 @@ def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingDa
 
 def _load(spec: TrainSpec, store: ArtifactStore, part: str | None) -> tuple[Dataset, TrainingData, TrainingData]:
     dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
+    if isinstance(spec.trainer, SklearnTrainerSpec) and spec.trainer.reads_rows:
+        require_partial_fit(spec.trainer.path)
     # Some rows are enough for the checks if the trainer streams the data itself, or if a sample will be drawn.
     limit, stored = getattr(spec.trainer, "max_rows", None), dataset.ref.parts
     some = _streams(spec) or (
@@ -76,7 +79,7 @@ def _load(spec: TrainSpec, store: ArtifactStore, part: str | None) -> tuple[Data
 
 
 def _streams(spec: TrainSpec) -> bool:
-    return isinstance(spec.trainer, TrainerSpec) and spec.trainer.streams
+    return isinstance(spec.trainer, TrainerSpec) and spec.trainer.reads_rows
 
 
 @dataclass(frozen=True)

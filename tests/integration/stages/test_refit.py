@@ -486,3 +486,17 @@ def test_a_refit_of_a_model_of_a_sample_draws_from_all_rows_and_every_record_say
     assert client.get_run(result.run_id).data.params["train_rows"] == "100"
     again = reproduce.run(ReproduceSpec(model=chain.model, version=made.candidate.version), chain.context)
     assert again.reproduced
+
+
+def test_a_model_that_learns_from_batches_is_fitted_again_and_reproduced(client, chain):
+    params = {"loss": "log_loss", "learning_rate": "constant", "eta0": 0.01}
+    trainer = SklearnTrainer("sklearn.linear_model.SGDClassifier", params, batch_rows=128, epochs=5)
+    dataset = chain.build(ROLLING)
+    made = chain.train(dataset, trainer)
+    run = client.get_run(made.run_id).data.params
+    assert (run["batch_rows"], run["epochs"], run["train_rows"]) == ("128", "5", str(dataset.parts["train"]))
+    found = chain.refit(chain.judge(made)).verdict.refit
+    assert (found.passed, found.rows, found.sampled_from) == (True, dataset.rows, None)
+    for version in (found.judged, found.version):
+        again = reproduce.run(ReproduceSpec(model=chain.model, version=version.version), chain.context)
+        assert again.reproduced, again.summary

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract, Task
+from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
@@ -198,7 +199,10 @@ def _without_set_aside(
     rest = read_part(parts.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
     if parts.sample is not None:
         # Only some rows were checked before.
-        check_parts(dataset, {TRAIN: rest})
+        try:
+            check_parts(dataset, {TRAIN: rest})
+        except TrainingError as error:
+            raise TrainingError(f"The model cannot be fitted to {parts.sample} (max_rows). {error}") from None
     return rest, replace(run, dataset=parts.fitted), parts
 
 

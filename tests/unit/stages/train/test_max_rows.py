@@ -11,6 +11,7 @@ import pytest
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.data.datasets.reader import Dataset
 from airflow_mlops.data.datasets.subsets import with_rows
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.trainers.base import TrainingData
@@ -132,35 +133,31 @@ def test_a_sample_of_rows_in_memory_is_the_same(store):
     assert sampled(data, 600, 3) is data
 
 
-def test_only_the_sampled_rows_are_kept_in_memory(store):
-    rows = pa.table({"x": np.arange(400_000.0)})
+def test_only_the_sampled_rows_are_kept_in_memory(store, monkeypatch):
     with DatasetWriter(store, "large") as writer:
-        writer.write(rows, "train")
+        writer.write(pa.table({"x": np.arange(400_000.0), "y": np.arange(400_000.0)}), "train")
         dataset = open_dataset(store, writer.commit(details={})[0].ref)
     chosen = np.zeros(400_000, dtype=bool)
     chosen[::4_000] = True
-    before, peak = pa.default_memory_pool().bytes_allocated(), []
-    found = with_rows(dataset, "train", chosen)
-    real = type(dataset).batches
-
-    def watched(*args, **kwargs):
-        for batch in real(*args, **kwargs):
-            peak.append(pa.default_memory_pool().bytes_allocated() - before)
-            yield batch
-
-    type(dataset).batches = watched
-    try:
-        table = found.table("train", ["x"])
-    finally:
-        type(dataset).batches = real
+    # This method reads all rows at once.
+    monkeypatch.setattr(Dataset, "table", None)
+    table = with_rows(dataset, "train", chosen).table("train", ["y", "x"])
+    assert table.column_names == ["y", "x"]
     assert table["x"].to_pylist() == list(range(0, 400_000, 4_000))
-    assert max(peak) < rows.nbytes
+    assert table.get_total_buffer_size() < 10_000
 
 
 def test_a_sample_without_a_class_is_refused(store):
     labels = np.array(["a"] * 5_000 + ["b"])
     with pytest.raises(TrainingError, match="max_rows"):
         drawn(labels, 10, 0, regression=False)
+
+
+def test_a_feature_without_values_in_the_sample_is_refused_with_the_size_of_the_sample(store):
+    values = pa.array([1.0, *[None] * 599])
+    ref = training_set(store, flights(600, seed=1).append_column("rare", values), flights(300, seed=2).append_column("rare", values[:300]), features=["hour", "rare"])  # fmt: skip
+    with pytest.raises(TrainingError, match="a uniform sample of 100 of 600 rows.*'rare'"):
+        fit(store, ref, limited(100))
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, "many"])

@@ -25,6 +25,13 @@ class SklearnTrainer(dict[str, Any]):
         default, nulls in numeric features are replaced by the median if the estimator does not accept NaN, and numeric
         features are standardised if the estimator is not based on trees. Text features become category codes for
         tree-based estimators, and otherwise one-hot columns of their 100 most frequent values
+    :param max_rows: maximum number of rows to which the model is fitted. If there are more training rows, a uniform
+        sample of this size is drawn by the seed, and only the labels of the other rows are kept in memory. The metrics
+        are measured on all held-out rows. By default, all rows are used
+    :param batch_rows: number of rows of a batch. If it is set, the rows are streamed, and each batch is passed to the
+        estimator's ``partial_fit``. Nulls in numeric features are then replaced by the mean instead of the median, and a
+        transformer of ``preprocessing`` needs ``partial_fit``, too. By default, ``fit`` is called with all rows
+    :param epochs: number of passes over the training rows with ``batch_rows``
     :param name: name of the candidate in MLflow; by default the name of the class
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
@@ -38,6 +45,9 @@ class SklearnTrainer(dict[str, Any]):
         params: dict[str, Any] | None = None,
         *,
         preprocessing: str | None = None,
+        max_rows: int | None = None,
+        batch_rows: int | None = None,
+        epochs: int = 1,
         name: str | None = None,
         trusted_types: Sequence[str] = (),
         serialization: Serialization = "skops",
@@ -47,6 +57,9 @@ class SklearnTrainer(dict[str, Any]):
             estimator=estimator,
             params=params or {},
             preprocessing=preprocessing,
+            max_rows=max_rows,
+            batch_rows=batch_rows,
+            epochs=epochs,
             name=name,
             trusted_types=list(trusted_types),
             serialization=serialization,

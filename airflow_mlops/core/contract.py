@@ -180,6 +180,20 @@ class PredictionInterval(Model):
     source: str = ""
 
 
+class TrainingSample(Model):
+    """The sample of the training rows to which a model was fitted (``max_rows`` of ``SklearnTrainer``).
+
+    :param rows: number of rows of the sample
+    :param of: number of rows from which the sample was drawn
+    """
+
+    rows: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"a uniform sample of {self.rows:,} of {self.of:,} rows"
+
+
 class ModelContract(Model):
     """The contract of a model: its features, label, ML task and training set.
 
@@ -218,6 +232,8 @@ class ModelContract(Model):
     :param sample_weight: column of the training set with the weights of the rows in training and in ``metrics``;
         ``None`` if all rows have the same weight, and in contracts written before this field existed. Scoring copies
         the column to the predictions if the scored dataset has it
+    :param training_sample: the sample to which the model was fitted; ``None`` if it was fitted to all training rows,
+        and in contracts written before this field existed
     """
 
     task: Task
@@ -238,6 +254,7 @@ class ModelContract(Model):
     watched: list[str] = Field(default_factory=list)
     refit_of: int | None = None
     sample_weight: str | None = None
+    training_sample: TrainingSample | None = None
 
     def with_positive(self, positive: Any) -> ModelContract:
         """Return the contract of the same binary model with ``positive`` as the positive class.

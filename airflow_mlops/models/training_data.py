@@ -78,9 +78,14 @@ def read_part(dataset: Dataset, part: str | None, sample: int | None = None) -> 
 def _sample(dataset: Dataset, part: str | None, names: list[str], rows: int) -> pa.Table:
     groups = dataset.row_groups(part)
     each = -(-rows // len(groups))
-    return pa.Table.from_batches(
-        [dataset.read_row_group(group, names).slice(0, each) for group in groups]
-    ).combine_chunks()
+    # A slice would keep its whole row group in memory.
+    found = [copy_of_first(dataset.read_row_group(group, names), each) for group in groups]
+    return pa.Table.from_batches(found).combine_chunks()
+
+
+def copy_of_first(rows: pa.RecordBatch, count: int) -> pa.RecordBatch:
+    """Copy the first ``count`` rows, so that the other rows can be freed."""
+    return rows.take(pa.array(np.arange(min(count, rows.num_rows))))
 
 
 def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any]:

@@ -166,7 +166,12 @@ class DatasetRows(Dataset):
         return rows.filter(self._mask(self._first[file.path, number], rows.num_rows))
 
     def table(self, part: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        return super().table(part, columns).filter(self._mask(0, len(self._kept)))
+        import pyarrow as pa
+
+        # The other rows are dropped batch by batch, so that they are never in memory together.
+        batches = list(self.batches(part, columns))
+        found = pa.Table.from_batches(batches) if batches else super().table(part, columns)
+        return found if columns is None else found.select(list(columns))
 
     def _mask(self, first: int, rows: int) -> pa.BooleanArray:
         import pyarrow as pa

@@ -145,6 +145,8 @@ class Refit(Model):
     :param judged: the version that passed the gates, which was fitted to the split part ``train``
     :param version: the version that was fitted to all rows; ``None`` if it failed a check and was not registered
     :param rows: number of rows to which the new version was fitted
+    :param sampled_from: number of rows from which these rows were drawn (``max_rows`` of the trainer); ``None`` if they
+        are all rows
     :param checks: the comparisons with the judged version
     :param passed: whether all checks were passed
     :param reason: the result as text
@@ -155,10 +157,18 @@ class Refit(Model):
     judged: ModelVersionRef
     version: ModelVersionRef | None
     rows: int
+    sampled_from: int | None = None
     checks: list[GateResult]
     passed: bool
     reason: str
     files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def fitted_to(self) -> str:
+        """Return the rows to which the new version was fitted, as text."""
+        if self.sampled_from is None:
+            return f"all {self.rows:,} rows"
+        return f"a uniform sample of {self.rows:,} of all {self.sampled_from:,} rows"
 
 
 class LiveRows(Model):

@@ -236,7 +236,7 @@ def for_refit(folder: Path, ref: ModelVersionRef, refit: Refit) -> str:
     """
     judged = refit.judged
     about = (
-        f"{_markdown(ref)} is {_markdown(judged)}, fitted again on all {refit.rows:,} rows of its training set, including the "
+        f"{_markdown(ref)} is {_markdown(judged)}, fitted again on {refit.fitted_to} of its training set, including the "
         f"held-out rows. It has no metrics of its own: the metrics, gates and plots below are those of v{judged.version}."
     )
     rows = "".join(

@@ -95,7 +95,9 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
         JUDGED_RUN_TAG: judged.ref.run_id,
     }
     context.processed(len(rows.labels))
-    context.progress(f"Fitting {judged.ref} again on all {len(rows.labels):,} rows of {dataset.manifest.name}.")
+    limit, among = getattr(judged.spec.trainer, "max_rows", None), f"all {len(rows.labels):,} rows"
+    drawn = f"a sample of {limit:,} of " if limit is not None and limit < len(rows.labels) else ""
+    context.progress(f"Fitting {judged.ref} again on {drawn}{among} of {dataset.manifest.name}.")
     name = f"{judged.spec.trainer.label} (refit)"
     with run_for(client, context.store, judged.experiment, context.key, name, tags) as run_id:
         version = of_run(client, verdict.model, run_id)
@@ -193,18 +195,24 @@ def _fit(
         metrics={f"{IN_SAMPLE}{name}": value for name, value in fitted.metrics.items()},
     )
     failed = [check.explanation for check in found if not check.passed]
+    sample = contract.training_sample
     refit = Refit(
         judged=judged.ref,
         version=None,
-        rows=len(rows.labels),
+        rows=len(fitted.train.labels),
+        sampled_from=None if sample is None else sample.of,
         checks=found,
         passed=not failed,
-        reason=f"It was fitted again on all {len(rows.labels):,} rows."
-        if not failed
-        else f"The refit on all {len(rows.labels):,} rows failed its checks: {' '.join(failed)}",
+        reason="",
     )
+    reason = (
+        f"It was fitted again on {refit.fitted_to}."
+        if not failed
+        else f"The refit on {refit.fitted_to} failed its checks: {' '.join(failed)}"
+    )
+    refit = refit.model_copy(update={"reason": reason})
     with registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
-        record.log_run(client, run_id, judged.spec, dataset, stored, rows, None)
+        record.log_run(client, run_id, judged.spec, dataset, stored, fitted.train, None)
         client.log_dict(run_id, refit.model_dump(mode="json"), CHECKS_FILE)
     if not refit.passed:
         drop_checkpoint(context)
@@ -212,7 +220,7 @@ def _fit(
     identity = record.identity(judged.spec, stored)
     version = identical(client, judged.spec.model, identity)
     if version is None:
-        version = _register(client, context, run_id, judged, stored, dataset, rows, test, identity)
+        version = _register(client, context, run_id, judged, stored, dataset, fitted.train, test, identity)
     else:
         context.progress(f"The version is identical to {version}, so no new version is registered.")
         if version.run_id != run_id:
@@ -300,7 +308,7 @@ def _with_refit(verdict: Verdict, refit: Refit) -> Verdict:
         return verdict.model_copy(
             update={"refit": refit, "reason": f"{reason} v{refit.judged.version} stays the winner."}
         )
-    reason = f"{verdict.reason} It was fitted again on all {refit.rows:,} rows as v{refit.version.version}."
+    reason = f"{verdict.reason} It was fitted again on {refit.fitted_to} as v{refit.version.version}."
     return verdict.model_copy(update={"refit": refit, "winner": refit.version, "reason": reason})
 
 
@@ -308,7 +316,7 @@ def _summary(refit: Refit, verdict: Verdict) -> str:
     if refit.version is None:
         return f"{refit.reason} {refit.judged} stays the winner."
     stable = next(check.explanation for check in refit.checks if check.gate == "stable predictions")
-    return f"Fitted {refit.judged} again on all {refit.rows:,} rows as v{refit.version.version}. {stable}"
+    return f"Fitted {refit.judged} again on {refit.fitted_to} as v{refit.version.version}. {stable}"
 
 
 def _link(client: MlflowClient, run_id: str, judged: _Judged, refit: Refit) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.contract import ModelContract, TrainingSample
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.datasets.subsets import with_rows
@@ -21,6 +21,7 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.calibration import require_rows
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.rules.interval import fewest_rows
+from airflow_mlops.models.trainers.sampling import drawn
 from airflow_mlops.models.trainers.validation import SHARE, held_out
 from airflow_mlops.models.training_data import label_values
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -62,12 +63,14 @@ class Divided:
     """The training rows, divided by their use.
 
     :param fitted: the rows to fit the model to
+    :param sample: the size of the sample if ``fitted`` is a sample of the other rows; otherwise ``None``
     :param calibration: the rows to fit the calibration to; ``None`` without a calibration
     :param threshold: the rows to choose the threshold on; ``None`` if no threshold is chosen
     :param interval: the rows to compute the margin of prediction intervals on; ``None`` without prediction intervals
     """
 
     fitted: Dataset
+    sample: TrainingSample | None = None
     calibration: SetAside | None = None
     threshold: SetAside | None = None
     interval: SetAside | None = None
@@ -86,20 +89,22 @@ def uses(spec: TrainSpec) -> list[str]:
 
 
 def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray[Any]) -> Divided:
-    """Divide the training rows if rows are set aside for a calibration, a threshold or prediction intervals.
+    """Divide the training rows if rows are set aside for a calibration, a threshold or prediction intervals, or drawn.
 
     If the training set has event times, the newest rows are set aside. If it was split by a group, whole groups are set
     aside. Otherwise, random rows are set aside. If both a calibration and a threshold need rows, these rows are halved
     in the same way: the threshold is chosen on the newer half, or on half of the groups or rows.
 
+    If the trainer has ``max_rows``, a sample of the rows that are not set aside is drawn.
+
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param labels: labels of these rows, shape (n,)
     :raises TrainingError: one of the parts has no rows, only rows of one class, or too few rows for a calibration or
-        for prediction intervals
+        for prediction intervals; or the sample has no row of a class
     """
     wanted = uses(spec)
     if not wanted:
-        return Divided(dataset)
+        return Divided(*_drawn(spec, dataset, part, np.ones(len(labels), dtype=bool), labels))
     instead = {
         "calibration": "remove `calibration`",
         "threshold": "give `threshold` as a number",
@@ -136,7 +141,27 @@ def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray
     if len(wanted) > 1:
         source = f"one half of {source}"
     parts = {use: SetAside(with_rows(dataset, part, rows), source) for use, rows in masks.items()}
-    return Divided(with_rows(dataset, part, ~chosen), **parts)
+    fitted, sample = _drawn(spec, dataset, part, ~chosen, labels)
+    return Divided(fitted, sample, **parts)
+
+
+def _drawn(
+    spec: TrainSpec, dataset: Dataset, part: str | None, rest: NDArray[np.bool_], labels: NDArray[Any]
+) -> tuple[Dataset, TrainingSample | None]:
+    """Return the rows to fit the model to, which are ``rest`` or a sample of these rows, and the size of the sample.
+
+    :param rest: whether each row of the split part is not set aside, shape (n,)
+    """
+    found, sample = rest.copy(), None
+    found[rest] = drawn(
+        labels[rest],
+        getattr(spec.trainer, "max_rows", None),
+        spec.seed,
+        regression=dataset.manifest.details["task"] == "regression",
+    )
+    if not np.array_equal(found, rest):
+        sample = TrainingSample(rows=int(found.sum()), of=int(rest.sum()))
+    return dataset if found.all() else with_rows(dataset, part, found), sample
 
 
 def _require_classes(dataset: Dataset, labels: NDArray[Any], use: str, source: str, otherwise: str) -> None:

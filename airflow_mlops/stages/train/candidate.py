@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract, Task
+from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
@@ -28,7 +29,8 @@ from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.objectives import knows_objective, own_metric
-from airflow_mlops.models.trainers.spec import TrainerSpec
+from airflow_mlops.models.trainers.sklearn.batches import require_partial_fit
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec, TrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train import calibration, interval, threshold
@@ -47,7 +49,7 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
     """Read a training set, and check that a model can be trained on its rows.
 
     :return: the training set, the rows of the split part ``train`` and the rows of ``test``. If the trainer streams the
-        rows itself, the rows of ``train`` are a sample
+        rows itself or has fewer ``max_rows``, ``train`` has all labels, but only features of some rows
     :raises TrainingError: no model can be trained on the data
     """
     return _load(spec, store, TRAIN)
@@ -56,7 +58,7 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
 def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
     """Read all rows of a training set, and check that a model can be trained on them.
 
-    :return: the training set, all rows (a sample, if the trainer streams the rows itself) and the rows of the split
+    :return: the training set, all rows (features of some rows only, as in :func:`load_data`) and the rows of the split
         part ``test``
     :raises TrainingError: no model can be trained on the data
     """
@@ -65,15 +67,20 @@ def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingDa
 
 def _load(spec: TrainSpec, store: ArtifactStore, part: str | None) -> tuple[Dataset, TrainingData, TrainingData]:
     dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
-    # A sample is enough for the checks if the trainer streams the data itself.
-    streamed = _streams(spec)
-    rows, test = read_part(dataset, part, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
+    if isinstance(spec.trainer, SklearnTrainerSpec) and spec.trainer.reads_rows:
+        require_partial_fit(spec.trainer.path)
+    # Some rows are enough for the checks if the trainer streams the data itself, or if a sample will be drawn.
+    limit, stored = getattr(spec.trainer, "max_rows", None), dataset.ref.parts
+    some = _streams(spec) or (
+        limit is not None and (sum(stored.values()) if part is None else stored.get(part, 0)) > limit
+    )
+    rows, test = read_part(dataset, part, SAMPLE_ROWS if some else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: rows, TEST: test})
     return dataset, rows, test
 
 
 def _streams(spec: TrainSpec) -> bool:
-    return isinstance(spec.trainer, TrainerSpec) and spec.trainer.streams
+    return isinstance(spec.trainer, TrainerSpec) and spec.trainer.reads_rows
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Fitted:
     :param predictions: predictions for the split part ``test``
     :param metrics: metrics on the split part ``test``, by name
     :param seconds: duration of the fit, in seconds
-    :param train: the rows that the model was fitted to
+    :param train: the rows that the model was fitted to, after a sample was drawn
     """
 
     model: FittedModel
@@ -123,11 +130,13 @@ def fit_candidate(
     if spec.threshold is not None:
         read_costs(dataset, run.part, spec.threshold.cost_columns)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
+    if parts.sample is not None:
+        context.progress(f"Fitting {spec.trainer.label} to {parts.sample} (max_rows).")
     train = _with_class_weight(spec, train, run)
     with Phase(context, "Fitted") as fitting:
         model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
     with Phase(context, "Exported to ONNX and measured"):
-        contract = new_contract(dataset, train, model)
+        contract = new_contract(dataset, train, model).model_copy(update={"training_sample": parts.sample})
         if spec.calibration is not None:
             model, contract = calibration.calibrated(
                 spec.calibration, model, contract, parts.calibration, run.part, train, test
@@ -179,14 +188,21 @@ def _judged_by(spec: TrainSpec, dataset: Dataset, task: Task, metrics: Mapping[s
 def _without_set_aside(
     spec: TrainSpec, dataset: Dataset, train: TrainingData, run: TrainingRun
 ) -> tuple[TrainingData, TrainingRun, Divided]:
-    """Leave out the rows that are set aside for a calibration, a threshold or prediction intervals.
+    """Leave out the rows that are set aside for a calibration, a threshold or prediction intervals, or that are not drawn.
 
     :return: the rows to fit the model to, the run that reads them, and all parts
+    :raises TrainingError: rows that are drawn cannot be trained on
     """
     parts = divided(spec, dataset, run.part, train.labels)
-    if parts.fitted is dataset:
+    if parts.fitted is dataset and (_streams(spec) or train.table.num_rows == len(train.labels)):
         return train, run, parts
     rest = read_part(parts.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
+    if parts.sample is not None:
+        # Only some rows were checked before.
+        try:
+            check_parts(dataset, {TRAIN: rest})
+        except TrainingError as error:
+            raise TrainingError(f"The model cannot be fitted to {parts.sample} (max_rows). {error}") from None
     return rest, replace(run, dataset=parts.fitted), parts
 
 

@@ -158,6 +158,8 @@ def _parameters(
         "train_rows": len(train.labels),
         "test_rows": len(test.labels) if test is not None else 0,
     }
+    if (sample := fitted.contract.training_sample) is not None:
+        params |= {"sampled_from_rows": sample.of}
     if (choice := fitted.contract.threshold_choice) is not None:
         params |= {"threshold": fitted.contract.threshold, "threshold_rule": choice.rule, "threshold_rows": choice.rows}
     if (calibration := fitted.contract.calibration) is not None:

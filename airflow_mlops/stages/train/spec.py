@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.contract import TrainingSample
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking
 from airflow_mlops.metrics.quantiles import alpha_of, declared_quantiles, name_of
@@ -167,6 +168,8 @@ class TrainResult(Result):
     :param metrics: metrics on the split part ``test``, by name
     :param dataset: the training set
     :param trainer: name of the trainer
+    :param training_sample: the sample to which the model was fitted (``max_rows`` of the trainer); ``None`` if it was
+        fitted to all training rows
     """
 
     candidate: ModelVersionRef
@@ -175,6 +178,7 @@ class TrainResult(Result):
     metrics: dict[str, float]
     dataset: DatasetRef
     trainer: str
+    training_sample: TrainingSample | None = None
 
     def mlflow_runs(self) -> list[str]:
         return [self.run_id]

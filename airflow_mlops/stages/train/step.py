@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.core.contract import Task
+from airflow_mlops.core.contract import Task, TrainingSample
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.numbers import rounded
@@ -91,12 +91,12 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     ) as run_id:
         candidate = of_run(client, spec.model, run_id)
         if candidate is None:
-            candidate, metrics = _train_and_register(spec, context, client, run_id, dataset, train, test)
+            candidate, metrics, sample = _train_and_register(spec, context, client, run_id, dataset, train, test)
         else:
             context.progress(
                 f"An earlier try of this task has already registered {candidate}. The model is not trained again."
             )
-            metrics = _metrics(client, candidate)
+            metrics, sample = _recorded(client, candidate)
     candidates.trained(context.store, candidate, context.provenance.dag_id)
     unseen = unseen_classes(train, test)
     only = f" {_count(unseen, test)} have a class that {TRAIN!r} lacks and count as errors." if unseen else ""
@@ -107,6 +107,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     )
     numbers = ", ".join(f"{name} {rounded(metrics[name])}" for name in _shown(train.task, metrics))
     context.processed(len(train.labels))
+    rows = counted(len(train.labels), "row") if sample is None else str(sample)
     return TrainResult(
         candidate=candidate,
         run_id=run_id,
@@ -114,7 +115,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         metrics=metrics,
         dataset=dataset.ref,
         trainer=name,
-        summary=f"Trained {name} on {counted(len(train.labels), 'row')} of {dataset.manifest.name}{_set_aside(spec)}{outcome}. "
+        training_sample=sample,
+        summary=f"Trained {name} on {rows} of {dataset.manifest.name}{_set_aside(spec, sample)}{outcome}. "
         f"Metrics on {counted(len(test.labels), 'held-out row')}: {numbers}.{only}",
     )
 
@@ -131,12 +133,13 @@ def _import_early(spec: TrainSpec) -> None:
             importlib.import_module("scipy.special")
 
 
-def _metrics(client: MlflowClient, candidate: ModelVersionRef) -> dict[str, float]:
-    """Read the metrics of a version from its contract.
+def _recorded(client: MlflowClient, candidate: ModelVersionRef) -> tuple[dict[str, float], TrainingSample | None]:
+    """Read the metrics and the training sample of a version from its contract.
 
     The run is not read, because another try may have logged other metrics to it in the meantime.
     """
-    return dict(OnnxModel.load(download(client, candidate)).contract.metrics)
+    contract = OnnxModel.load(download(client, candidate)).contract
+    return dict(contract.metrics), contract.training_sample
 
 
 def _shown(task: Task, metrics: Mapping[str, float]) -> list[str]:
@@ -154,9 +157,15 @@ def _count(classes: Sequence[Any], test: TrainingData) -> str:
     return f"{rows:,} of these rows ({', '.join(map(repr, classes[:5]))}{', …' if len(classes) > 5 else ''})"
 
 
-def _set_aside(spec: TrainSpec) -> str:
+def _set_aside(spec: TrainSpec, sample: TrainingSample | None) -> str:
     found = " and ".join(f"the {use}" for use in uses(spec))
-    return f" (about {SHARE:.0%} of them for {found})" if found else ""
+    if not found:
+        return ""
+    return (
+        f" (about {SHARE:.0%} of all training rows were set aside for {found})"
+        if sample
+        else f" (about {SHARE:.0%} of them for {found})"
+    )
 
 
 def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
@@ -205,12 +214,12 @@ def _train_and_register(
     dataset: Dataset,
     train: TrainingData,
     test: TrainingData,
-) -> tuple[ModelVersionRef, dict[str, float]]:
+) -> tuple[ModelVersionRef, dict[str, float], TrainingSample | None]:
     """Fit, log and register the candidate. A retry overwrites the metrics and files that a failed try has logged.
 
     If an earlier training made an identical model version, that version is returned, and no new version is registered.
 
-    :return: the model version of the candidate, and the metrics on the split part ``test``
+    :return: the model version of the candidate, the metrics on the split part ``test``, and the training sample
     """
     training = warm_start.started(logged_run(context, dataset, client, run_id), spec, client, context)
     fitted = fit_candidate(spec, context, dataset, train, test, training)
@@ -223,7 +232,7 @@ def _train_and_register(
             if existing.run_id != run_id:
                 client.set_tag(run_id, "mlops.identical_to", str(existing.version))
         drop_checkpoint(context)
-        return existing, fitted.metrics
+        return existing, fitted.metrics, fitted.contract.training_sample
     tags = {
         "mlops.dataset": dataset.manifest.id,
         "mlops.key": context.key,
@@ -250,6 +259,6 @@ def _train_and_register(
             candidate = other
     drop_checkpoint(context)
     if model_id_of(client, candidate) == model_id:
-        return candidate, fitted.metrics
+        return candidate, fitted.metrics, fitted.contract.training_sample
     context.progress(f"Another try of this task has registered {candidate} in the meantime.")
-    return candidate, _metrics(client, candidate)
+    return candidate, *_recorded(client, candidate)

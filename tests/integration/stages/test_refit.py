@@ -465,3 +465,38 @@ def test_prediction_intervals_are_shown_scored_and_kept(client, chain):
     scored = open_dataset(chain.store, score.run(spec, chain.context).dataset).table(None)
     np.testing.assert_array_equal(scored["prediction_lower"], scored["score"].to_numpy() - interval.margin)
     np.testing.assert_array_equal(scored["prediction_upper"], scored["score"].to_numpy() + interval.margin)
+
+
+def test_a_refit_of_a_model_of_a_sample_draws_from_all_rows_and_every_record_says_so(client, chain):
+    dataset = chain.build(ROLLING)
+    trainer = SklearnTrainer("sklearn.linear_model.LogisticRegression", {"C": 1.0}, max_rows=100)
+    spec = TrainSpec(dataset=dataset, model=chain.model, trainer=trainer)
+    made = train.run(spec, chain.context)
+    rows = dataset.parts["train"]
+    assert (made.training_sample.rows, made.training_sample.of) == (100, rows)
+    assert f"100 of {rows:,} rows" in made.summary
+    params = client.get_run(made.run_id).data.params
+    assert (params["train_rows"], params["sampled_from_rows"]) == ("100", str(rows))
+    verdict = chain.judge(made.candidate, gates=[{"metric": "roc_auc", "min": 0.5}])
+    assert f"100 of {rows:,} rows" in artifact(client, made.candidate, "evaluation/model_card.md")
+    result = chain.refit(verdict)
+    found = result.verdict.refit
+    assert (found.rows, found.sampled_from) == (100, dataset.rows)
+    assert f"100 of all {dataset.rows:,} rows" in found.reason
+    assert client.get_run(result.run_id).data.params["train_rows"] == "100"
+    again = reproduce.run(ReproduceSpec(model=chain.model, version=made.candidate.version), chain.context)
+    assert again.reproduced
+
+
+def test_a_model_that_learns_from_batches_is_fitted_again_and_reproduced(client, chain):
+    params = {"loss": "log_loss", "learning_rate": "constant", "eta0": 0.01}
+    trainer = SklearnTrainer("sklearn.linear_model.SGDClassifier", params, batch_rows=128, epochs=5)
+    dataset = chain.build(ROLLING)
+    made = chain.train(dataset, trainer)
+    run = client.get_run(made.run_id).data.params
+    assert (run["batch_rows"], run["epochs"], run["train_rows"]) == ("128", "5", str(dataset.parts["train"]))
+    found = chain.refit(chain.judge(made)).verdict.refit
+    assert (found.passed, found.rows, found.sampled_from) == (True, dataset.rows, None)
+    for version in (found.judged, found.version):
+        again = reproduce.run(ReproduceSpec(model=chain.model, version=version.version), chain.context)
+        assert again.reproduced, again.summary

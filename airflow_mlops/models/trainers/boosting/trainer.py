@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.groups import GroupedRows, read_groups
@@ -21,6 +20,7 @@ from airflow_mlops.models.trainers.boosting.progress import Progress
 from airflow_mlops.models.trainers.boosting.rows import Chunks, Rows, numbered
 from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
 from airflow_mlops.models.trainers.validation import held_out
+from airflow_mlops.models.trainers.weights import read_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def fit(spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     library: Any = _library(spec)
     library.check(spec, data.task, data.features)
     chunks = Chunks.of(data, run)
-    labels, weights = numbered(data), _weights(data, run)
+    labels, weights = numbered(data), read_weights(data, run)
     groups = None if spec.group is None else read_groups(spec.group, data, run, weights)
     validation, how = _held_out(spec, data, seed, run)
     _check_classes(data, labels[~validation], spec.validation)
@@ -119,13 +119,6 @@ def _held_out(
 ) -> tuple[NDArray[np.bool_], str]:
     dataset, part = (run.dataset, run.part) if run is not None else (None, None)
     return held_out(dataset, part, len(data.labels), spec.validation, seed, group=spec.group)
-
-
-def _weights(data: TrainingData, run: TrainingRun | None) -> NDArray[np.float64] | None:
-    if run is None or data.weights is not None:
-        return data.weights
-    weights = RowWeights.of(run.dataset)
-    return None if weights is None else weights.read(run.dataset, run.part)
 
 
 def _check_classes(data: TrainingData, labels: NDArray[np.float64], validation: float) -> None:

@@ -44,6 +44,8 @@ class SklearnModel:
     :param params: the training parameters that are logged to MLflow
     :param sources: the classes and functions that the model was trained with, by import path
     :param spec: the trainer
+    :param complete: whether ``data`` has the features of all rows to which the estimator was fitted. Otherwise, no
+        contributions of features to a linear model are stored, because they are relative to the means of all rows
     :raises TrainingError: the estimator was fitted to classes that differ from the labels of the training set, or to
         several labels
     """
@@ -57,6 +59,7 @@ class SklearnModel:
         params: dict[str, Any],
         sources: dict[str, Any],
         spec: TrainerSpec,
+        complete: bool = True,
     ) -> None:
         self.estimator = estimator
         self.name = name
@@ -72,7 +75,7 @@ class SklearnModel:
             self.packages.append(ebm.PACKAGE)
         self._check_classes(data)
         # The terms are stored with the model. Scoring computes attributions from the stored terms.
-        self._terms = linear.terms(self._best, data)
+        self._terms = linear.terms(self._best, data) if complete else None
 
     def _check_classes(self, data: TrainingData) -> None:
         if self.task == "regression":

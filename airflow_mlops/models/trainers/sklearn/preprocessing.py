@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 MAX_CATEGORIES = 100
 
 
-def by_column_type(estimator: Any, data: TrainingData) -> Any:
+def by_column_type(estimator: Any, data: TrainingData, counts: Mapping[str, Mapping[str, int]] | None = None) -> Any:
     """Create a transformer from the types of the features and the kind of ``estimator``.
 
     For tree-based estimators, text features become category codes, with -1 for a text that does not occur in the
@@ -26,6 +27,7 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
 
     :param estimator: the estimator that follows the transformer
     :param data: the training data
+    :param counts: number of training rows with each value of each text feature; by default they are counted in ``data``
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -33,7 +35,7 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
     from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
     trees = _is_tree(estimator)
-    numeric, categorical = _columns(data)
+    numeric, categorical = feature_names(data)
     steps: list[Any] = []
     if not _supports_nan(estimator):
         steps.append(SimpleImputer(strategy="median"))
@@ -49,7 +51,10 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
         encoder = (
             OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
             if trees
-            else OneHotEncoder(categories=[_most_frequent(data.frame[name])], handle_unknown="ignore")
+            else OneHotEncoder(
+                categories=[most_frequent(data.frame[name].value_counts() if counts is None else counts[name])],
+                handle_unknown="ignore",
+            )
         )
         # The step is not named after its column, because scikit-learn does not accept every text as the name of a step.
         parts.append((f"text {place}", encoder, [name]))
@@ -64,7 +69,7 @@ def by_user(make: Any, path: str, data: TrainingData) -> Any:
     :param data: the training data
     :raises TrainingError: the function raises an exception
     """
-    numeric, categorical = _columns(data)
+    numeric, categorical = feature_names(data)
     try:
         return make(numeric, categorical)
     except Exception as error:
@@ -83,16 +88,21 @@ def nearest_neighbours() -> tuple[type, ...]:
     )
 
 
-def _columns(data: TrainingData) -> tuple[list[str], list[str]]:
+def feature_names(data: TrainingData) -> tuple[list[str], list[str]]:
+    """Return the names of the numeric features and of the text features."""
     numeric = [feature.name for feature in data.features if feature.kind != "string"]
     return numeric, [feature.name for feature in data.features if feature.kind == "string"]
 
 
-def _most_frequent(values: pd.Series[str]) -> NDArray[Any]:
-    # The categories are chosen here, because OneHotEncoder's own max_categories cannot be exported to ONNX. Ties are
-    # broken by name, so the result is reproducible.
-    counts = values.value_counts()
-    chosen = sorted(counts.index, key=lambda value: (-counts[value], value))[:MAX_CATEGORIES]
+def most_frequent(counts: Mapping[str, int] | pd.Series[int]) -> NDArray[Any]:
+    """Return the :data:`MAX_CATEGORIES` most frequent values in alphabetical order.
+
+    They are chosen here, because OneHotEncoder's own ``max_categories`` cannot be exported to ONNX. Ties are broken by
+    name, so the result is reproducible.
+
+    :param counts: number of rows with each value
+    """
+    chosen = sorted(counts.keys(), key=lambda value: (-counts[value], value))[:MAX_CATEGORIES]
     return np.array(sorted(chosen), dtype=object)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_mlops.core import imports
-from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.core.errors import MLOpsError, SpecError, TrainingError
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
-from airflow_mlops.models.trainers.sklearn import ebm, preprocessing
+from airflow_mlops.models.trainers.sampling import sampled
+from airflow_mlops.models.trainers.sklearn import batches, ebm, preprocessing
 from airflow_mlops.models.trainers.sklearn.model import SklearnModel
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 
@@ -16,19 +17,22 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     """Fit a pipeline of preprocessing and estimator. An Explainable Boosting Machine is fitted without preprocessing.
 
     :param spec: the trainer, with the import path of the estimator
-    :param data: features and labels of the rows to train on
-    :param seed: ``random_state`` of the estimator, unless ``params`` sets one
-    :param run: not used
-    :raises SpecError: the estimator does not exist, or does not accept ``params`` or ``preprocessing``
+    :param data: features and labels of the rows to train on. If there are more than ``max_rows``, a sample is drawn
+    :param seed: ``random_state`` of the estimator, unless ``params`` sets one, and seed of the sample
+    :param run: with ``batch_rows``, the training set to stream; ``None`` for rows in memory
+    :raises SpecError: the estimator does not exist, or does not accept ``params``, ``preprocessing`` or ``batch_rows``
     :raises TrainingError: the estimator does not suit the ML task, does not accept the weights of the rows, or cannot
         be fitted to the data
     """
     from sklearn.pipeline import Pipeline, make_pipeline
 
     estimator = _make_estimator(spec, data, seed)
+    data = sampled(data, spec.max_rows, seed)
     params = estimator.get_params(deep=False)
     sources: dict[str, Any] = {spec.estimator: type(estimator)}
     preprocessed = spec.preprocessing or "by column type"
+    if spec.batch_rows is not None:
+        return _fit_batches(spec, estimator, data, seed, run)
     if ebm.is_ebm(estimator):
         if spec.preprocessing:
             raise SpecError(
@@ -59,6 +63,35 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
         params={"estimator": spec.estimator, "preprocessing": preprocessed, **params},
         sources=sources,
         spec=spec,
+    )
+
+
+def _fit_batches(
+    spec: SklearnTrainerSpec, estimator: Any, data: TrainingData, seed: int, run: TrainingRun | None
+) -> SklearnModel:
+    sources: dict[str, Any] = {spec.estimator: type(estimator)}
+    params = {"batch_rows": spec.batch_rows, "epochs": spec.epochs, **estimator.get_params(deep=False)}
+    user = None
+    if (path := spec.preprocessing) is not None:
+        make = sources[path] = imports.load(path, "preprocessing")
+        user = preprocessing.by_user(make, path, data)
+    try:
+        pipeline = batches.fit(estimator, user, spec, data, seed, run)
+    except MLOpsError:
+        raise
+    except Exception as error:
+        raise TrainingError(
+            f"Fitting {spec.estimator} to {len(data.labels):,} rows and {len(data.features)} features in batches raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return SklearnModel(
+        pipeline,
+        data,
+        name=spec.name or type(estimator).__name__,
+        params={"estimator": spec.estimator, "preprocessing": spec.preprocessing or "by column type", **params},
+        sources=sources,
+        spec=spec,
+        complete=run is None,
     )
 
 

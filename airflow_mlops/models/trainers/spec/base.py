@@ -39,6 +39,11 @@ class TrainerSpec(Model):
         return self.name or self.path.replace(":", ".").rpartition(".")[2]
 
     @property
+    def reads_rows(self) -> bool:
+        """Return whether the trainer reads the training rows itself, in parts."""
+        return self.streams
+
+    @property
     @abstractmethod
     def path(self) -> str:
         """Return the import path of the estimator class, the network or the function."""

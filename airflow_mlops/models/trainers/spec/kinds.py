@@ -19,11 +19,32 @@ class SklearnTrainerSpec(TrainerSpec):
     :param estimator: import path of the estimator's class
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``; by
         default the transformer is chosen by the types of the columns
+    :param max_rows: number of training rows to draw if there are more; ``None`` for all rows
+    :param batch_rows: number of rows of a batch, which is passed to ``partial_fit``; ``None`` to call ``fit`` with all
+        rows
+    :param epochs: number of passes over the training rows with ``batch_rows``
     """
 
     kind: Literal["sklearn"] = "sklearn"
     estimator: ImportPath
     preprocessing: ImportPath | None = None
+    max_rows: int | None = Field(default=None, ge=1)
+    batch_rows: int | None = Field(default=None, ge=1)
+    epochs: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> SklearnTrainerSpec:
+        if self.batch_rows is None and self.epochs > 1:
+            raise ValueError(
+                "epochs= is set without batch_rows=; set batch_rows=, or the estimator's own number of passes in params"
+            )
+        if self.batch_rows is not None and self.max_rows is not None:
+            raise ValueError("max_rows= and batch_rows= cannot be combined; remove one of them")
+        return self
+
+    @property
+    def reads_rows(self) -> bool:
+        return self.batch_rows is not None
 
     @property
     def path(self) -> str:

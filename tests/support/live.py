@@ -120,8 +120,6 @@ class LiveAirflow:
         }
         self._all_admins = all_admins
         self._tokens: dict[str, str] = {}
-        # The runs of each DAG: what the database contained when the API was asked, and the answer.
-        self._runs: dict[str, tuple[list[tuple[Any, ...]], list[dict[str, Any]]]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> LiveAirflow:
@@ -296,10 +294,8 @@ class LiveAirflow:
         """Wait until Airflow knows the DAG."""
 
         def known() -> bool:
-            if errors := self.stored("SELECT stacktrace FROM import_error"):
-                raise RuntimeError(errors[0][0])
-            if not self.stored("SELECT 1 FROM serialized_dag WHERE dag_id = ?", dag_id):
-                return False
+            if errors := self.get("/api/v2/importErrors")["import_errors"]:
+                raise RuntimeError(errors[0]["stack_trace"])
             return self.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
 
         self.until(known, f"DAG {dag_id} is parsed", timeout=600)
@@ -319,11 +315,7 @@ class LiveAirflow:
             return database.execute(sql, values).fetchall()
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
-        """The runs of a DAG, from the oldest. The API is asked again only if a run was created, has changed or was deleted."""
-        runs = self.stored("SELECT id, state, start_date, end_date FROM dag_run WHERE dag_id = ? ORDER BY id", dag_id)
-        if dag_id not in self._runs or self._runs[dag_id][0] != runs:
-            self._runs[dag_id] = runs, self.get(f"/api/v2/dags/{dag_id}/dagRuns?order_by=id")["dag_runs"]
-        return list(self._runs[dag_id][1])
+        return list(self.get(f"/api/v2/dags/{dag_id}/dagRuns?order_by=id")["dag_runs"])
 
     def wait(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
         """Wait for a run to end, and return its state."""

@@ -218,6 +218,9 @@ def test_a_run_that_was_deleted_and_created_again_runs_again(airflow):
     run_id = airflow.trigger("counted")
     airflow.wait_for_success("counted", run_id)
     before = results(airflow)
+    # The new task instance has the same key. The scheduler would take the end of the first task for that of the new one.
+    ended = f"TaskInstance Finished: dag_id=counted, task_id=ingest, run_id={run_id}"
+    airflow.until(lambda: ended in airflow.output("scheduler"), "the scheduler knows that the task ended")
     airflow.call("DELETE", airflow._run("counted", run_id))
     airflow.call("POST", "/api/v2/dags/counted/dagRuns", {"logical_date": None, "dag_run_id": run_id})
     airflow.wait_for_success("counted", run_id)

@@ -108,8 +108,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "ValidateOperator": {"dataset": DATA, "suite": {"name": "s", "expectations": []}},
 }
 WITH_MLFLOW = {name for name in PARAMETERS if name not in {
-    "BuildForecastRowsOperator", "BuildTrainingSetOperator", "IngestOperator", "JoinLabelsOperator", "MaterializeFeaturesOperator",
-    "PurgePredictionsOperator", "UndeployOperator", "ValidateOperator",
+    "BuildForecastRowsOperator", "BuildTrainingSetOperator", "IngestOperator", "MaterializeFeaturesOperator", "PurgePredictionsOperator",
+    "UndeployOperator", "ValidateOperator",
 }}  # fmt: skip
 PLACES: dict[str, Any] = {
     "worker": lambda: Worker(),

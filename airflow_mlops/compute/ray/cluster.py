@@ -21,9 +21,12 @@ LOCAL, AUTO = "local", "auto"
 _SCHEME = "ray://"
 _PORT, _CONNECT_SECONDS = 10001, 10.0
 # On a busy head node, about one in ten of Ray's client servers dies while it starts: https://github.com/ray-project/ray/issues/63202.
-# The second error occurs if the head node has just started, because its agent for runtime environments may not answer
-# for half a minute.
-_TRIES, _NOT_STARTED = 4, ("Starting Ray client server failed", "GetOrCreateRuntimeEnv request failed")
+# Ray then raises the first error, or one of psutil if the server dies while Ray reads its command line. The last error
+# occurs if the head node has just started, because its agent for runtime environments may not answer for half a minute.
+_TRIES = 4
+_NOT_STARTED = (
+    "Starting Ray client server failed", "NoSuchProcess", "ZombieProcess", "GetOrCreateRuntimeEnv request failed",
+)  # fmt: skip
 # Ray sends the output of a task to the driver with a delay of up to half a second.
 _OUTPUT_SECONDS = 0.5
 

@@ -7,7 +7,7 @@ import re
 from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError, SpecError
 
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
-_RAISED = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception)\b", re.MULTILINE)
+_RAISED = re.compile(r"^(?:\w+\.)*[A-Z]\w*(?=:|$)", re.MULTILINE)
 _LONGEST = 300
 # Remedies by the name of Ray's error. After these errors, a retry may succeed.
 _REMEDIES = {

@@ -63,13 +63,19 @@ class FailingRay:
 
 NOT_STARTED = ConnectionAbortedError("RuntimeError: Starting Ray client server failed. See ray_client_server_23001.err")
 
+ENDED = ConnectionAbortedError(
+    "Initialization failure from server:\nTraceback (most recent call last):\n"
+    '  File "/ray/util/client/server/proxier.py", line 765, in Datapath\n    if not self.proxy_manager.start_specific_server(\n'
+    "psutil.ZombieProcess: PID still exists but it's a zombie (pid=7)\n"
+)
+
 NO_AGENT = ConnectionAbortedError("TimeoutError: GetOrCreateRuntimeEnv request failed after 5 attempts.")
 
 
 def test_a_client_server_that_does_not_start_is_started_again():
-    ray = FailingRay(NOT_STARTED, NO_AGENT)
+    ray = FailingRay(NOT_STARTED, NO_AGENT, ENDED)
     _start(ray)
-    assert (ray.started, ray.ended) == (3, 2)
+    assert (ray.started, ray.ended) == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +86,12 @@ def test_errors_of_the_connection_to_ray_are_raised(error, started):
     with pytest.raises(type(error)):
         _start(ray)
     assert ray.started == started
+
+
+def test_an_error_names_the_exception_that_ended_a_traceback():
+    message = str(failure(ENDED, "Ray"))
+    assert "psutil.ZombieProcess: PID still exists" in message
+    assert "Traceback" not in message
 
 
 def test_resources_have_the_names_of_ray():

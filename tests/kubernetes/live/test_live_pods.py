@@ -67,7 +67,9 @@ def test_pod_is_deleted_when_the_task_is_marked_failed(airflow, cluster, start, 
 
 
 def test_cleared_task_gets_a_new_pod(airflow, cluster, start, counter):
-    dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "first_seconds": 600})
+    # The second pod must not end before the scheduler has read that its task is deferred: Airflow would fail the task.
+    options = {"counter": str(counter), "first_seconds": 600, "seconds": 15}
+    dag_id, run_id = start(cluster.pod(deferrable=True), options)
     airflow.until(counter.exists, "the step runs")
     first = cluster.wait_for_pod().metadata.name
     airflow.until_deferred(dag_id, run_id, "probe")

@@ -24,15 +24,11 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     :raises TrainingError: the estimator does not suit the ML task, does not accept the weights of the rows, or cannot
         be fitted to the data
     """
-    from sklearn.pipeline import Pipeline, make_pipeline
-
     estimator = _make_estimator(spec, data, seed)
     data = sampled(data, spec.max_rows, seed)
     params = estimator.get_params(deep=False)
     sources: dict[str, Any] = {spec.estimator: type(estimator)}
-    preprocessed = spec.preprocessing or "by column type"
-    if spec.batch_rows is not None:
-        return _fit_batches(spec, estimator, data, seed, run)
+    preprocessed, user = spec.preprocessing or "by column type", None
     if ebm.is_ebm(estimator):
         if spec.preprocessing:
             raise SpecError(
@@ -40,20 +36,21 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
                 "original features. An EBM supports text and nulls without preprocessing. Remove `preprocessing`."
             )
         ebm.set_types(estimator, data.features)
-        pipeline, preprocessed = estimator, "none"
+        preprocessed = "none"
     elif spec.preprocessing:
-        make = imports.load(spec.preprocessing, "preprocessing")
-        sources[spec.preprocessing] = make
-        pipeline = make_pipeline(preprocessing.by_user(make, spec.preprocessing, data), estimator)
-    else:
-        pipeline = make_pipeline(preprocessing.by_column_type(estimator, data), estimator)
-    weights = _weights(estimator, pipeline.steps[-1][0] if isinstance(pipeline, Pipeline) else "", spec, data)
+        make = sources[spec.preprocessing] = imports.load(spec.preprocessing, "preprocessing")
+        user = preprocessing.by_user(make, spec.preprocessing, data)
     try:
-        with ebm.no_plot_warnings():
-            pipeline.fit(data.frame, data.labels, **weights)
+        if spec.batch_rows is None:
+            pipeline = _fit_at_once(estimator, user, spec, data)
+        else:
+            pipeline = batches.fit(estimator, user, spec, data, seed, run)
+            params = {"batch_rows": spec.batch_rows, "epochs": spec.epochs, **params}
+    except MLOpsError:
+        raise
     except Exception as error:
         raise TrainingError(
-            f"Fitting {spec.estimator} to {len(data.frame):,} rows and {len(data.features)} features raised "
+            f"Fitting {spec.estimator} to {len(data.labels):,} rows and {len(data.features)} features raised "
             f"{type(error).__name__}: {error}"
         ) from error
     return SklearnModel(
@@ -63,36 +60,22 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
         params={"estimator": spec.estimator, "preprocessing": preprocessed, **params},
         sources=sources,
         spec=spec,
+        complete=spec.batch_rows is None or run is None,
     )
 
 
-def _fit_batches(
-    spec: SklearnTrainerSpec, estimator: Any, data: TrainingData, seed: int, run: TrainingRun | None
-) -> SklearnModel:
-    sources: dict[str, Any] = {spec.estimator: type(estimator)}
-    params = {"batch_rows": spec.batch_rows, "epochs": spec.epochs, **estimator.get_params(deep=False)}
-    user = None
-    if (path := spec.preprocessing) is not None:
-        make = sources[path] = imports.load(path, "preprocessing")
-        user = preprocessing.by_user(make, path, data)
-    try:
-        pipeline = batches.fit(estimator, user, spec, data, seed, run)
-    except MLOpsError:
-        raise
-    except Exception as error:
-        raise TrainingError(
-            f"Fitting {spec.estimator} to {len(data.labels):,} rows and {len(data.features)} features in batches raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return SklearnModel(
-        pipeline,
-        data,
-        name=spec.name or type(estimator).__name__,
-        params={"estimator": spec.estimator, "preprocessing": spec.preprocessing or "by column type", **params},
-        sources=sources,
-        spec=spec,
-        complete=run is None,
-    )
+def _fit_at_once(estimator: Any, user: Any, spec: SklearnTrainerSpec, data: TrainingData) -> Any:
+    from sklearn.pipeline import make_pipeline
+
+    if ebm.is_ebm(estimator):
+        pipeline, step = estimator, ""
+    else:
+        transformer = preprocessing.by_column_type(estimator, data) if user is None else user
+        pipeline = make_pipeline(transformer, estimator)
+        step = pipeline.steps[-1][0]
+    with ebm.no_plot_warnings():
+        pipeline.fit(data.frame, data.labels, **_weights(estimator, step, spec, data))
+    return pipeline
 
 
 def _weights(estimator: Any, step: str, spec: SklearnTrainerSpec, data: TrainingData) -> dict[str, Any]:

@@ -125,7 +125,10 @@ def require_defined(metric: str, outcomes: Labelled) -> None:
 
 
 def _losses_of_cells(metric: str, outcomes: Labelled) -> Floats:
-    """Return the loss of a row in each cell of the confusion matrix, shape (4,). Each cell is one row with a weight."""
+    """Return the loss of a row in each cell of the confusion matrix, shape (4,).
+
+    The losses are computed for one row per cell, with the sum of the weights of the cell.
+    """
     mass = np.zeros(4)
     for part in outcomes.parts():
         mass += np.bincount(_cells(part), part.weight, 4)

@@ -62,7 +62,7 @@ def require_same_kinds(suite: ExpectationSuite, kinds: Mapping[str, Kind]) -> No
 
 
 def _compared(kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[Any]]]:
-    """Yield each column that is compared with listed values, and these values."""
+    """Yield each column that the expectation compares with a list of values, and this list."""
     if isinstance(column := kwargs.get("column"), str) and isinstance(
         values := kwargs.get("value_set"), list | set | tuple
     ):

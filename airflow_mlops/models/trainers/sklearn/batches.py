@@ -30,7 +30,7 @@ class Batches:
 
     Batches do not depend on the files. Rows that are set aside are left out, so batches may be smaller.
 
-    :param data: with ``run``, the features; without ``run``, the features of all rows
+    :param data: names and types of the features. Without ``run``, also their values in all rows
     :param run: the training set; ``None`` for rows in memory
     :param rows: number of rows of a batch
     """

@@ -33,7 +33,7 @@ from airflow_mlops.metrics.realised.ranking import area_of, by_group, ordered_ar
 from airflow_mlops.metrics.realised.shares import errors, missed
 
 BY_CELL = ("f1", "precision", "recall")
-"""Binary metrics whose row losses depend only on the label, and on whether the prediction is right."""
+"""Binary metrics for which all rows in the same cell of the confusion matrix have the same loss."""
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:

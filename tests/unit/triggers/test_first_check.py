@@ -53,7 +53,8 @@ def rollout() -> Any:
     ],
 )
 def test_the_first_check_waits(make: Callable[[], Any], check: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    trigger, calls = make(), []
+    trigger = make()
+    calls: list[object] = []
     path, arguments = trigger.serialize()
     assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
     assert set(arguments) <= set(inspect.signature(type(trigger)).parameters)

@@ -128,14 +128,16 @@ def _is_remote(url: str | None) -> bool:
     return (url or "").startswith(("http://", "https://", "//"))
 
 
-def index_page(title: str, pages: Iterable[tuple[str, str]]) -> str:
+def index_page(title: str, pages: Iterable[tuple[str, str]], note: str = "") -> str:
     """Return an HTML page with links. It replaces the index page of Great Expectations, which needs a script.
 
     :param title: title of the page
     :param pages: text and relative URL of each link
+    :param note: text above the links
     """
+    above = f"<p>{escape(note)}</p>" if note else ""
     links = "".join(f'<li><a href="{escape(url)}">{escape(text)}</a></li>' for text, url in pages)
     return (
         f'<!DOCTYPE html><html><head><meta charset="UTF-8"><title>{escape(title)}</title>{_STYLE}</head>'
-        f'<body><div class="container-fluid"><h4>{escape(title)}</h4><ul>{links}</ul></div></body></html>'
+        f'<body><div class="container-fluid"><h4>{escape(title)}</h4>{above}<ul>{links}</ul></div></body></html>'
     )

@@ -39,7 +39,8 @@ _LOADERS = (
     "exec", "eval", "exec_module", "load_module", "module_from_spec", "spec_from_file_location", "SourceFileLoader",
     "resolve_name", "import_string",
 )  # fmt: skip
-_LOADING = ("pydoc", "runpy")
+# lazy_loader imports the modules of a package when one of their names is first used. It may read the names from a stub.
+_LOADING = ("lazy_loader", "pydoc", "runpy")
 # Code that matches may add folders to sys.path. After it has run, more modules can be imported.
 _PATH = re.compile(rb"\bsys\.path\b|\bfrom sys import [^\n]*(\bpath\b|[*(])|\baddsitedir\b")
 

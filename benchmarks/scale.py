@@ -520,6 +520,8 @@ def join_labels(folder: Path) -> Callable[[], Any]:
 
 def join_labels_in_shards(folder: Path) -> tuple[Callable[..., Any], Any]:
     import duckdb  # noqa: F401 - loaded before the clock runs
+    import pandas as pd  # noqa: F401 - imported by Arrow if it is installed
+    import pyarrow.parquet  # noqa: F401
 
     from airflow_mlops.stages.join_labels import step
     from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("airflow_mlops.data")
 
 Result = TypeVar("Result")
+Batch = TypeVar("Batch", bound="pa.RecordBatch | pa.Table")
 
 # Seconds to wait for the thread to end by itself, and seconds to wait after the query was cancelled. Airflow kills a
 # task 5 s after it sent SIGTERM.
@@ -25,8 +26,8 @@ _NORMAL_END, _CANCELLED_END = 0.2, 2.5
 
 @contextmanager
 def prefetch(
-    batches: Iterator[pa.RecordBatch], cancel: Callable[[], object] | None = None, max_bytes: int = 16 << 20
-) -> Iterator[Iterator[pa.RecordBatch]]:
+    batches: Iterator[Batch], cancel: Callable[[], object] | None = None, max_bytes: int = 16 << 20
+) -> Iterator[Iterator[Batch]]:
     """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
 
     Drivers and the Parquet writer release the GIL, so reading and writing overlap. Python handles signals only in the
@@ -80,6 +81,20 @@ def run_cancellable(work: Callable[[], Result], cancel: Callable[[], object]) ->
     :param cancel: function that ends the running query with an error, see :func:`prefetch`. It is called if the wait
         ends before ``work``
     """
+    with alongside(work, cancel) as result:
+        return result()
+
+
+@contextmanager
+def alongside(work: Callable[[], Result], cancel: Callable[[], object] | None = None) -> Iterator[Callable[[], Result]]:
+    """Run ``work`` in a separate thread during the block. Arrow, hashlib and DuckDB release the GIL.
+
+    If the block ends before ``work``, ``work`` is cancelled. Work that cannot be cancelled must be short.
+
+    :param work: the function
+    :param cancel: function that ends ``work`` with an error, see :func:`prefetch`
+    :return: function that waits for the end of ``work`` and returns its result, or raises its error
+    """
     results: list[Result] = []
     failures: list[BaseException] = []
 
@@ -91,28 +106,33 @@ def run_cancellable(work: Callable[[], Result], cancel: Callable[[], object]) ->
         finally:
             done.set()
 
+    def result() -> Result:
+        done.wait()
+        if failures:
+            raise failures[0]
+        return results[0]
+
     # After a signal, Thread.join() of Python 3.11 may return although the thread is still running.
     done = threading.Event()
-    worker = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="mlops-query", daemon=True)
+    worker = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="mlops-work", daemon=True)
     worker.start()
     try:
-        done.wait()
+        yield result
     finally:
-        if not done.is_set() and worker.is_alive():
+        if cancel is None:
+            worker.join(_CANCELLED_END)
+        elif not done.is_set() and worker.is_alive():
             _end(worker, cancel)
-    if failures:
-        raise failures[0]
-    return results[0]
 
 
-class _BoundedQueue:
+class _BoundedQueue(Generic[Batch]):
     """A queue of batches between two threads, which contains at most ``max_bytes`` plus one batch."""
 
-    def __init__(self, batches: Iterator[pa.RecordBatch], max_bytes: int) -> None:
+    def __init__(self, batches: Iterator[Batch], max_bytes: int) -> None:
         self._batches = batches
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
-        self._ready: deque[pa.RecordBatch] = deque()
+        self._ready: deque[Batch] = deque()
         self._bytes = 0
         self._stopped = self._finished = False
         self._failure: BaseException | None = None
@@ -129,7 +149,7 @@ class _BoundedQueue:
             self._finished = True
             self._changed.notify_all()
 
-    def _put(self, batch: pa.RecordBatch) -> bool:
+    def _put(self, batch: Batch) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._bytes < self._max_bytes)
             if not self._stopped:
@@ -138,7 +158,7 @@ class _BoundedQueue:
                 self._changed.notify_all()
             return not self._stopped
 
-    def drain(self) -> Iterator[pa.RecordBatch]:
+    def drain(self) -> Iterator[Batch]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._ready or self._finished)

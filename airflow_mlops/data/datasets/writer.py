@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.catalog import open_dataset, read_manifest
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key
 from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window, slot_id
+from airflow_mlops.data.prefetch import alongside
 from airflow_mlops.data.store import ArtifactStore, HashingFile, pauses
 
 if TYPE_CHECKING:
@@ -101,12 +103,13 @@ class DatasetWriter:
         if part not in self._open:
             self._start(part)
         writer = self._open[part][2]
-        if isinstance(data, pa.Table):
-            writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
-        else:
-            writer.write_batch(data, row_group_size=ROW_GROUP_ROWS)
+        with alongside(partial(self._contents[part].update, data)) as hashed:
+            if isinstance(data, pa.Table):
+                writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
+            else:
+                writer.write_batch(data, row_group_size=ROW_GROUP_ROWS)
+            hashed()
         self._rows[part] += data.num_rows
-        self._contents[part].update(data)
 
     def _start(self, part: str) -> None:
         import pyarrow.parquet as pq

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.moments import UTC
 from airflow_mlops.data.predictions.privacy import Pseudonymizer
+from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.stages.join_labels.counts import Counts, count
 from airflow_mlops.stages.join_labels.lookup import Tally, look_up
@@ -76,8 +77,12 @@ class Join:
         spans = row_spans.joined(span for piece in pieces for span in piece)
         keys, labels = sources(self.predictions, self.labels, self.spec, self.hashed, spans)
         tally = Tally()
-        with self.connect() as connection, closing(look_up(connection, keys, labels, tally)) as found:
-            for file in self._files(pieces, found, _empty(labels), shard):
+        with (
+            self.connect() as connection,
+            closing(look_up(connection, keys, labels, tally)) as found,
+            closing(self._files(pieces, found, _empty(labels), shard)) as files,
+        ):
+            for file in files:
                 for batch in file:
                     if not tally.contradicted:
                         writer.write(batch)
@@ -86,7 +91,7 @@ class Join:
 
     def _files(
         self, pieces: list[list[tuple[Dataset, range]]], found: Iterator[pa.Table], empty: pa.Table, shard: int
-    ) -> Iterator[Iterator[pa.RecordBatch]]:
+    ) -> Generator[Iterator[pa.RecordBatch], None, None]:
         """Yield the batches of each file: the predictions with their labels.
 
         :param found: the columns of the labels, for consecutive predictions
@@ -100,20 +105,25 @@ class Join:
         none = _append(pa.RecordBatch.from_pylist([], schema=schema), empty)
         rest, rows = empty, 0
 
-        def with_labels(piece: list[tuple[Dataset, range]]) -> Iterator[pa.RecordBatch]:
-            nonlocal rest, rows
+        def read(piece: list[tuple[Dataset, range]]) -> Iterator[pa.RecordBatch]:
             for dataset, span in piece:
                 names = [name for name in dataset.schema.names if name != replaced]
                 for batch in dataset.batches(columns=names, span=span):
-                    if not batch.num_rows:
-                        continue
-                    while rest.num_rows < batch.num_rows:
-                        rest = pa.concat_tables([rest, next(found)])
-                    yield _append(conformed(batch, schema, what), rest.slice(0, batch.num_rows).combine_chunks())
-                    rest = rest.slice(batch.num_rows)
-                    rows += batch.num_rows
+                    if batch.num_rows:
+                        yield conformed(batch, schema, what)
 
-        yield from map(with_labels, pieces)
+        def with_labels(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            nonlocal rest, rows
+            for batch in batches:
+                while rest.num_rows < batch.num_rows:
+                    rest = pa.concat_tables([rest, next(found)])
+                yield _append(batch, rest.slice(0, batch.num_rows).combine_chunks())
+                rest = rest.slice(batch.num_rows)
+                rows += batch.num_rows
+
+        for piece in pieces:
+            with prefetch(read(piece)) as batches:
+                yield with_labels(batches)
         for _ in found:
             raise AssertionError("The join of labels returned more rows than there are predictions.")
         if not rows and not shard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,13 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.data.datasets import DatasetWriter, Manifest
+from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.row_identity import row_id_batches
 from airflow_mlops.data.row_mask import RowMask
 from airflow_mlops.data.spool import Rows, spooled
 from airflow_mlops.stages.training_set import files, leakage
+from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.layout import Layout
 
 Numbers = np.ndarray[Any, Any]
+
+# Size in bytes of the ids that are computed during the join.
+_ID_BYTES = 64 << 20
 
 
 class Content(Protocol):
@@ -84,13 +89,31 @@ class LocalContent:
 
 
 @contextmanager
-def with_ids(table: Rows, layout: Layout) -> Iterator[Rows]:
-    """Add the ids of the rows, see :attr:`Layout.ids`. They are in a temporary file, which exists only inside the block."""
+def local_content(layout: Layout, events: Rows, source: FeatureSource) -> Iterator[LocalContent]:
+    """Join the features to the events, and compute the ids of the rows, see :attr:`Layout.ids`.
+
+    The features and the ids are in temporary files, which exist only inside the ``with`` block.
+
+    :param events: the events, with their own names of columns
+    """
     schema = pa.schema([(name, pa.uint64()) for name in layout.ids])
+    joined = {name for columns in layout.ids.values() for name in columns} & {*layout.joined}
+    # Ids that do not depend on features are computed during the join.
+    early = (
+        nullcontext(None)
+        if joined
+        else prefetch(_ids(layout.table(events, events.select([])), layout), None, _ID_BYTES)
+    )
+    with early as ids, source.join(events) as features:
+        table = layout.table(events, features)
+        with spooled(_ids(table, layout) if ids is None else ids, schema) as found:
+            yield LocalContent(layout, table.beside(found), source.refs)
+
+
+def _ids(table: Rows, layout: Layout) -> Iterator[pa.RecordBatch]:
     found = zip(*(row_id_batches(table, columns) for columns in layout.ids.values()), strict=True)
-    batches = (pa.RecordBatch.from_arrays([pa.array(part) for part in parts], schema=schema) for parts in found)
-    with spooled(batches, schema) as ids:
-        yield table.beside(ids)
+    for parts in found:
+        yield pa.RecordBatch.from_arrays([pa.array(part) for part in parts], names=list(layout.ids))
 
 
 def count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:

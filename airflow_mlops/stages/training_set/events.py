@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -16,6 +16,7 @@ from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, 
 from airflow_mlops.data import expressions, relational
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import as_utc, is_text
+from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.spool import Rows, as_values, spooled
 from airflow_mlops.data.types import as_doubles, as_numbers, as_stored, common_schema, conformed
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
@@ -45,7 +46,11 @@ def read_events(
     """
     events = EventSource.of(spec, datasets, join_columns, broken)
     seen = Seen()
-    with spooled(in_order(events.batches(seen), events.schema, spec), events.schema) as rows:
+    found = events.batches(seen)
+    with (
+        prefetch(found) if events.are_in_order() else nullcontext(in_order(found, events.schema, spec)) as ordered,
+        spooled(ordered, events.schema) as rows,
+    ):
         refuse(seen, spec, datasets[0].manifest.name)
         yield with_numbers(rows, [_label_name(spec)]), {"label_unknown": seen.rows - seen.labelled}
 
@@ -165,6 +170,27 @@ class EventSource:
                 seen.labelled += labelled.num_rows
                 yield labelled
 
+    def are_in_order(self) -> bool:
+        """Return whether each event is later than the event before it, so that the events need not be sorted."""
+        timestamp, last = self._spec.timestamp, None
+        for dataset in self._datasets:
+            if not pa.types.is_timestamp(dataset.schema.field(timestamp).type):
+                return False
+            for batch in dataset.batches(columns=[timestamp]):
+                times = as_utc(batch[timestamp], self._event_time(dataset)).cast(pa.int64())
+                if times.null_count:
+                    return False
+                micros = times.to_numpy()
+                if last is not None:
+                    micros = np.concatenate([last, micros])
+                if (micros[1:] <= micros[:-1]).any():
+                    return False
+                last = micros[-1:]
+        return True
+
+    def _event_time(self, dataset: Dataset) -> str:
+        return f"The event time {self._spec.timestamp!r} of dataset {dataset.manifest.name!r}"
+
     def _of(self, dataset: Dataset, span: range | None = None, *, empty: bool = False) -> Iterator[pa.Table]:
         """Read the columns of a dataset, with event times in UTC.
 
@@ -188,7 +214,7 @@ class EventSource:
         for table in tables:
             for name in lacking:
                 table = table.append_column(name, pa.nulls(table.num_rows, self.types[name]))
-            times = as_utc(table[timestamp], f"The event time {timestamp!r} of dataset {dataset.manifest.name!r}")
+            times = as_utc(table[timestamp], self._event_time(dataset))
             yield pa.table({name: times if name == timestamp else table[name] for name in self._columns})
 
     def _labelled(self, table: pa.Table, seen: Seen) -> pa.Table:
@@ -196,7 +222,8 @@ class EventSource:
             return table.select(self._wanted)
         label, infinite = _label(self._spec, table)
         seen.infinite += infinite
-        return table.select(self._wanted).append_column(self._spec.label.name, label).filter(pc.is_valid(label))
+        labelled = table.select(self._wanted).append_column(self._spec.label.name, label)
+        return labelled.filter(pc.is_valid(label)) if label.null_count else labelled
 
 
 class Times(NamedTuple):

@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class JoinedFeatures:
-    """The joined features of all events.
-
-    :param features: values of the features, with the names of the columns of the training set
-    :param refs: Feast reference ``view:feature`` of each column of ``features``
-    :param keys: columns of the events that are join keys of the feature views
-    """
-
-    features: Rows
-    refs: list[str]
-    keys: list[str]
-
-
-@dataclass(frozen=True)
 class PartedFeatures:
     """Features that are joined to parts of the events.
 
@@ -99,33 +85,44 @@ class FeatureSource:
 
         return described, sources(self._store, self._request)
 
+    @property
+    def refs(self) -> list[str]:
+        """Return the Feast reference ``view:feature`` of each feature."""
+        return self._request.refs if self._request else []
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the columns of the events that are join keys of the feature views."""
+        return self._request.join_keys if self._request else []
+
     @contextmanager
-    def join(self, events: Rows) -> Iterator[JoinedFeatures]:
+    def join(self, events: Rows) -> Iterator[Rows]:
         """Join the features to all events, as they were known at each event time.
 
         The joined features are in a temporary file, which exists only inside the ``with`` block.
 
         :param events: the events, with the event time and the columns :attr:`event_columns`
+        :return: values of the features, with the names :meth:`names`
         :raises SchemaError: two columns of the training set would have the same name
         """
         if self._store is None or self._request is None:
-            yield JoinedFeatures(events.select([]), [], [])
+            yield events.select([])
             return
         from airflow_mlops.data.feast.join import join
 
-        spec, refs = self._spec, self._request.refs
-        names = self._columns(refs, events.column_names)
-        tables = join(self._store, self._request, events, spec.timestamp, spec.memory_limit)
+        names = self.names(events.column_names)
+        tables = join(self._store, self._request, events, self._spec.timestamp, self._spec.memory_limit)
         with spooled(tables) as features:
-            yield JoinedFeatures(features.select(refs).rename_columns(names), refs, self._request.join_keys)
+            yield features.select(self.refs).rename_columns(names)
 
-    def _columns(self, refs: Sequence[str], event_columns: Sequence[str]) -> list[str]:
-        """Return the names of the columns of the training set for the features.
+    def names(self, event_columns: Sequence[str]) -> list[str]:
+        """Return the name of the column in the training set of each feature.
 
+        :param event_columns: names of the columns of the events
         :raises SchemaError: two columns of the training set would have the same name
         """
         spec = self._spec
-        names = _names(refs, [*event_columns, *([spec.label.name] if spec.label else [])])
+        names = _names(self.refs, [*event_columns, *([spec.label.name] if spec.label else [])])
         others = {*map(event_column, event_columns), *([spec.label.name] if spec.label else [])}
         if twice := [name for name in names if names.count(name) > 1 or name in others]:
             raise SchemaError(
@@ -152,7 +149,7 @@ class FeatureSource:
         opened = [parquet_source.open_source(self._store, view, events) for view in request.views]
         if not all(sent_sources.can_be_sent(source) for source in opened):
             return None
-        return PartedFeatures(opened, request.refs, self._columns(request.refs, events.names), request.join_keys)
+        return PartedFeatures(opened, self.refs, self.names(events.names), self.keys)
 
     def describe(self) -> dict[str, Any]:
         """Return the name of the Feast project and the path of the repository, for the manifest of the training set.

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
+from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.row_mask import RowMask
 
 FILE_ROWS = 8 * ROW_GROUP_ROWS
@@ -34,20 +35,27 @@ def pieces(mask: RowMask) -> Iterator[range]:
 
 
 def write(writer: DatasetWriter, part: str, table: HasRows, mask: RowMask, first: int) -> None:
-    """Write one file of a split part. Only one row group is in memory at the same time.
+    """Write one file of a split part. One row group is read ahead, while another one is written.
 
     :param part: name of the split part
     :param table: the rows of the training set
     :param mask: the rows of the file, among the rows of ``table`` from position ``first`` on
     """
+    with prefetch(_row_groups(table, mask, first)) as groups:
+        for rows in groups:
+            writer.write(rows, part)
+    writer.end_files()
+
+
+def _row_groups(table: HasRows, mask: RowMask, first: int) -> Iterator[pa.Table]:
     for start in range(0, mask.count, ROW_GROUP_ROWS):
         span = _span(mask, start, ROW_GROUP_ROWS)
         found, position = [], span.start
         for rows in table.tables(first + span.start, len(span)):
-            found.append(rows.filter(pa.array(mask.slice(position, position + rows.num_rows))))
+            chosen = mask.slice(position, position + rows.num_rows)
+            found.append(rows if chosen.all() else rows.filter(pa.array(chosen)))
             position += rows.num_rows
-        writer.write(pa.concat_tables(found).combine_chunks(), part)
-    writer.end_files()
+        yield pa.concat_tables(found)
 
 
 def _span(mask: RowMask, start: int, count: int) -> range:

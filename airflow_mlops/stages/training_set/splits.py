@@ -122,6 +122,16 @@ class _Rows:
         found = [(times.min(), times.max()) for times in self.times(mask) if len(times)]
         return (int(min(first for first, _ in found)), int(max(last for _, last in found))) if found else None
 
+    def by_time(self) -> Iterator[pa.RecordBatch]:
+        """Read event times in ascending order, as column ``at``. They are sorted only if the rows have another order."""
+        last, in_order = np.empty(0, np.int64), True
+        for times in self.times():
+            in_order = in_order and bool((np.diff(times, prepend=last) >= 0).all())
+            last = times[-1:]
+        if not in_order:
+            return self.in_order({"at": (pa.int64(), self.times())}, ["at"])
+        return (pa.record_batch({"at": times}) for times in self.times())
+
     def ids(self) -> Iterator[Numbers]:
         """Read the ids."""
         return (column.to_numpy() for column in self._slices(self._ids))
@@ -164,7 +174,7 @@ def _time_cut(rows: _Rows, split: Split, run_starts: datetime | None) -> int:
         return last - split.test_size // _MICROSECOND + 1
     # Rows with equal times are not separated. The share of held-out rows is as close as possible to test_size.
     total = len(rows)
-    ordered = rows.in_order({"at": (pa.int64(), rows.times())}, ["at"])
+    ordered = rows.by_time()
     cut = _nearest(ordered, "at", _share(split), lambda places: (total - places) / total)
     return first if cut is None else cut
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -19,6 +19,7 @@ from airflow_mlops.data import row_weights
 from airflow_mlops.data.columns import event_column, is_reserved
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.moments import as_utc
+from airflow_mlops.data.prefetch import alongside
 from airflow_mlops.data.row_mask import RowMask
 from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
@@ -26,7 +27,7 @@ from airflow_mlops.data.sorting import Runs, in_order
 from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set import forecasts, leakage, splits, spread
-from airflow_mlops.stages.training_set.content import Content, LocalContent, with_ids
+from airflow_mlops.stages.training_set.content import Content, local_content
 from airflow_mlops.stages.training_set.events import read_events
 from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.labels import (
@@ -86,10 +87,9 @@ def _content(
         return
     with read_events(spec, datasets, source.event_columns, broken) as (events, dropped):
         context.progress(f"Joining features to {counted(events.num_rows, 'event')}.")
-        with source.join(events) as joined:
-            layout = layout_of(spec, events.column_names, joined.keys, joined.features.column_names, left_out)
-            with with_ids(layout.table(events, joined.features), layout) as table:
-                yield LocalContent(layout, table, joined.refs), dropped
+        layout = layout_of(spec, events.column_names, source.keys, source.names(events.column_names), left_out)
+        with local_content(layout, events, source) as content:
+            yield content, dropped
 
 
 def _write(
@@ -116,14 +116,14 @@ def _write(
     repeated = _repeated(content) if layout.keys and labels is not None else None
     if repeated:
         details["repeated"] = repeated
-    positive, found = _checked_label(content, labels, task, forecast)
+    positive, found, check = _checked_label(content, labels, task, forecast)
     details |= found
-    parts, details["split"] = _parts(content, task, forecast, datasets, resolved)
-    if resolved is not None and resolved.half_life is not None:
-        details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
-
-    with DatasetWriter(context.store, spec.name) as writer:
+    with alongside(check) as checked, DatasetWriter(context.store, spec.name) as writer:
+        parts, details["split"] = _parts(content, task, forecast, datasets, resolved)
+        if resolved is not None and resolved.half_life is not None:
+            details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
         content.write(writer, parts)
+        details |= checked()
         manifest, _ = writer.commit(
             window=window_of(datasets),
             owner=spec.owner,
@@ -187,16 +187,17 @@ def _checked_label(
     labels: LabelValues | None,
     task: Task | None,
     forecast: dict[str, Any] | None,
-) -> tuple[Any, dict[str, Any]]:
-    """Check the label, and check that no single feature predicts it almost perfectly.
+) -> tuple[Any, dict[str, Any], Callable[[], dict[str, Any]]]:
+    """Check the label, and read the rows on which no single feature may predict it almost perfectly.
 
     :param labels: the values of the label; ``None`` without a label
-    :return: the positive class, ``None`` for tasks without one; and the details for the manifest
-    :raises LeakageError: a single feature predicts the label almost perfectly
+    :return: the positive class, ``None`` for tasks without one; the details for the manifest; and a function that
+        measures the features, and returns further details. It raises :class:`LeakageError` if a single feature predicts
+        the label almost perfectly
     """
     spec, label = content.layout.spec, content.layout.label
     if label is None or labels is None or task is None:
-        return None, {}
+        return None, {}, dict
     positive, details = None, {}
     require_classes(labels, task, label, "the events")
     if task == "binary":
@@ -206,10 +207,10 @@ def _checked_label(
     # Earlier values of a series may predict it well without leakage.
     checked = [name for name in content.layout.features if name not in (forecast or {}).get("from_history", ())]
     ids, *_ = content.layout.ids
-    details["single_feature"] = leakage.refuse_too_predictive(
+    check = leakage.single_feature_check(
         content.table, checked, label, task, ids, spec.max_single_feature_score, labels.values(), content.take
     )
-    return positive, details
+    return positive, details, lambda: {"single_feature": check()}
 
 
 def _parts(

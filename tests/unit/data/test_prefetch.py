@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.data import prefetch as reading
-from airflow_mlops.data.prefetch import prefetch
+from airflow_mlops.data.prefetch import alongside, prefetch
 from tests.support.killing import Timeout, timeout_on_alarm
 
 
@@ -113,3 +113,23 @@ def test_a_query_that_is_read_to_its_end_is_not_cancelled():
     with prefetch(batches([1, 2]), cancelled.set) as ahead:
         assert len(list(ahead)) == 2
     assert not cancelled.is_set()
+
+
+def test_work_alongside_a_block_gives_its_result_or_raises_its_error():
+    main = threading.get_ident()
+    with alongside(threading.get_ident) as result:
+        assert result() != main
+    with pytest.raises(ZeroDivisionError), alongside(lambda: 1 / 0) as result:
+        result()
+
+
+def test_work_has_ended_when_its_block_fails():
+    ended = threading.Event()
+
+    def work():
+        time.sleep(0.2)
+        ended.set()
+
+    with pytest.raises(OSError, match="disk"), alongside(work):
+        raise OSError("disk")
+    assert ended.is_set()

@@ -17,7 +17,8 @@ from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data import spool
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.training_set.events import read_events, with_numbers
+from airflow_mlops.stages.training_set import events as module
+from airflow_mlops.stages.training_set.events import in_order, read_events, with_numbers
 from airflow_mlops.stages.training_set.labels import LabelValues, require_classes
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from tests.support.one_duckdb import one_duckdb  # noqa: F401 - a fixture
@@ -44,6 +45,10 @@ KINDS = {
     "z": (pa.null(), st.none()),
 }
 MOMENTS = [datetime(1, 1, 1, tzinfo=timezone.utc), datetime(2013, 4, 1, tzinfo=timezone.utc)]
+
+
+def moment(micros: int) -> datetime:
+    return datetime(1970, 1, 1, microsecond=micros, tzinfo=timezone.utc)
 
 
 def spec(**fields) -> TrainingSetSpec:
@@ -83,6 +88,24 @@ def test_events_are_sorted_as_arrow_sorts_them(tmp_path_factory, rows):
             assert str(found.slice().to_pydict()) == str(expected.to_pydict())
             assert found.schema.types == expected.schema.types
     assert dropped == {"label_unknown": 0}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_sorted"),
+    [([0, 1], [2, 3], False), ([0, 1], [1, 2], True), ([0, 2], [1, 3], True), ([1, 1], [2, 3], True)],
+    ids=["ascending", "equal", "descending", "equal in a batch"],
+)
+def test_only_events_that_are_not_in_order_are_sorted(first, second, are_sorted, tmp_path, monkeypatch):
+    tables = [
+        pa.table({"at": pa.array(at, pa.timestamp("us", "UTC")), "f": [2.0, 1.0], "y": [1, None]})
+        for at in (first, second)
+    ]
+    sort = []
+    monkeypatch.setattr(module, "in_order", lambda *given: sort.append(given) or in_order(*given))
+    with read_events(spec(label="y"), [written(tmp_path, *tables)], []) as (found, dropped):
+        assert found.slice().to_pydict() == {"at": [moment(first[0]), moment(second[0])], "f": [2.0, 2.0], "y": [1, 1]}
+    assert dropped == {"label_unknown": 2}
+    assert bool(sort) == are_sorted
 
 
 @pytest.mark.parametrize(

@@ -92,10 +92,12 @@ def run_in_batches(
     if divided is not None:
         sent = {number: one for number, one in describe(streamed, rows.schema).items() if divided.takes(one)}
     facts = with_whole_numbers((divided or rows).facts(), suite)
-    expectations = [*suite.expectations]
     session = Session(suite, name, site)
     merged = {number: Merged() for number in streamed}
-    identifier, found = _first_run(session, expectations, rows, facts)
+    # The first rows are validated with the whole suite, which gives the order of the results.
+    identifier, found = session.run(frame_of(rows.first(_FIRST_ROWS), facts))
+    # The fingerprint is not that of all rows.
+    found.meta["batch_markers"].pop("pandas_data_fingerprint", None)
     for result in found.results:
         if (number := position(result)) in merged:
             merged[number].follow(result)
@@ -123,25 +125,6 @@ def run_in_batches(
     count_passed(found)
     session.write_data_docs(identifier, found)
     return found, [failing[number] for number in order]
-
-
-def _first_run(
-    session: Session, expectations: Sequence[Expectation], rows: Rows, facts: Mapping[str, ColumnFacts]
-) -> tuple[Any, ExpectationSuiteValidationResult]:
-    """Validate the first rows with the whole suite, which gives the order of the results.
-
-    Great Expectations lists expectations that it cannot compute first. If there are such expectations, the first batch shows
-    whether the rows are too few for them.
-
-    :return: the identifier under which the results are stored, and the results
-    """
-    identifier, found = session.run(frame_of(rows.first(_FIRST_ROWS), facts))
-    # This is not a fingerprint of all rows.
-    found.meta["batch_markers"].pop("pandas_data_fingerprint", None)
-    if any(map(was_not_computed, found.results)):
-        _, table = next(rows.batches())
-        found.results = session.check(expectations, frame_of(table, facts))
-    return identifier, found
 
 
 def about_single_rows(suite: ExpectationSuite) -> dict[int, Any]:

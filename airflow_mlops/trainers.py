@@ -31,7 +31,8 @@ class SklearnTrainer(dict[str, Any]):
     :param batch_rows: number of rows of a batch. If it is set, the rows are streamed, and each batch is passed to the
         estimator's ``partial_fit``. Nulls in numeric features are then replaced by the mean instead of the median, and a
         transformer of ``preprocessing`` needs ``partial_fit``, too. By default, ``fit`` is called with all rows
-    :param epochs: number of passes over the training rows with ``batch_rows``
+    :param epochs: number of passes over the training rows with ``batch_rows``. A retry continues after the last complete
+        one
     :param name: name of the candidate in MLflow; by default the name of the class
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain

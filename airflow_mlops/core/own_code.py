@@ -39,7 +39,8 @@ _LOADERS = (
     "exec", "eval", "exec_module", "load_module", "module_from_spec", "spec_from_file_location", "SourceFileLoader",
     "resolve_name", "import_string",
 )  # fmt: skip
-_LOADING = ("pydoc", "runpy")
+# lazy_loader imports the modules of a package when one of their names is first used. It may read the names from a stub.
+_LOADING = ("lazy_loader", "pydoc", "runpy")
 # Code that matches may add folders to sys.path. After it has run, more modules can be imported.
 _PATH = re.compile(rb"\bsys\.path\b|\bfrom sys import [^\n]*(\bpath\b|[*(])|\baddsitedir\b")
 
@@ -92,8 +93,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
     :return: the SHA-256 by name of the module; ``pinned`` for the standard library and for this package; empty for a
         module that does not exist
     :raises NotCacheableError: a module is not Python source text, may run code that no import statement names (such as
-        with ``exec``), may have changed since this process imported it, or is not found while another module may
-        change ``sys.path``
+        with ``exec``), or may have changed since this process imported it; or a module is not found, and another
+        module may change ``sys.path``
     """
     invalidate_caches()
     found: dict[str, str] = {}
@@ -310,7 +311,7 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 def _listed(package: str) -> list[str]:
     """Return the modules that ``from package import *`` may import.
 
-    These are all modules of the package if its source text mentions ``__all__``, otherwise none.
+    If the source text of the package mentions ``__all__``, these are all modules of the package. Otherwise, there are none.
     """
     spec = _find(package)
     if spec is None or spec.submodule_search_locations is None or _is_pinned(spec):

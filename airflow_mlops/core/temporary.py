@@ -113,7 +113,7 @@ def _create(purpose: str) -> _Folder:
     try:
         root = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        # Python tries to write a file in each folder that it considers.
+        # gettempdir() writes a test file to each candidate folder, and raises FileNotFoundError if every write fails.
         raise SpillError(
             f"Temporary files cannot be written ({one_line(error, 200)}). Free space in TMPDIR, or set TMPDIR to a folder that the "
             "step can write.",

@@ -13,6 +13,9 @@ from airflow_mlops.core.calls import Origin, Provenance, StepCall
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.store import ArtifactStore
 
+OUTCOMES = "outcomes.json"
+"""Name of the file with the results of a validation's expectations, see :func:`outcomes_key`."""
+
 
 def result_key(step: str, spec: dict[str, Any], provenance: Provenance, series: str = "0") -> str:
     """Return the key of a step's result in the artifact store.
@@ -34,6 +37,14 @@ def task_folder(provenance: Provenance) -> str:
     parts = [provenance.dag_id, provenance.run_id, provenance.task_id]
     # quote() does not escape ".", so "../" in a run id could leave the folder.
     return "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
+
+
+def outcomes_key(key: str) -> str:
+    """Return the key under which a validation stores the results of its expectations, even if the validation fails.
+
+    :param key: key of the validation's result, from :func:`result_key`
+    """
+    return f"checkpoints/{key.removesuffix('.json')}/{OUTCOMES}"
 
 
 def earlier_results(store: ArtifactStore, key: str) -> int:

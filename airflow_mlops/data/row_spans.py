@@ -91,7 +91,7 @@ def count(datasets: Sequence[Dataset], part: str | None, batch_rows: int) -> int
 def count_of_pieces(datasets: Sequence[Dataset], rows: int, fewest_rows: int) -> int:
     """Return the number of spans of :func:`pieces`.
 
-    Each span has at least ``fewest_rows`` rows. Only the last span may have fewer.
+    Each span has at least ``fewest_rows`` rows, except for the last one.
 
     :param rows: number of rows in a piece, as in :func:`pieces`
     """

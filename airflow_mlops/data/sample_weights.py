@@ -143,7 +143,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def _problems(found: NDArray[np.float64], nulls: int) -> dict[str, int]:
-    """Return the number of values that are not weights, by kind.
+    """Return the number of values that cannot be weights, by reason.
 
     :param found: the values, in which nulls are NaN
     :param nulls: number of nulls

@@ -28,7 +28,7 @@ def in_order(
     :param schema: columns of the rows
     :param by: names of the columns by which the rows are sorted. The order of rows with equal values in these columns is
         undefined
-    :param rows: number of rows, or a larger number
+    :param rows: upper bound of the number of rows
     :param memory_limit: see :func:`airflow_mlops.data.relational.connect_bounded`
     :raises SpillError: the disk is full, or the memory limit is too small
     """

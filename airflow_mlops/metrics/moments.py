@@ -67,10 +67,11 @@ class Deviations(NamedTuple):
     """Sums of powers of the deviations of n values from a centre.
 
     :param squares: sum of the squares
-    :param shares: sum of the squares of the deviations, divided by ``scale``
-    :param cubes: as ``shares``, for cubes
-    :param fourths: as ``shares``, for fourth powers
-    :param scale: the largest absolute value, so that sums of powers of its shares are finite
+    :param shares: sum of the squares of the scaled deviations, which are the deviations divided by ``scale``
+    :param cubes: sum of the cubes of the scaled deviations
+    :param fourths: sum of the fourth powers of the scaled deviations
+    :param scale: the largest absolute value of the n values. The sums of powers of the scaled deviations are therefore
+        finite
     """
 
     squares: float
@@ -80,7 +81,7 @@ class Deviations(NamedTuple):
     scale: float
 
     def skewness(self, rows: int) -> float:
-        """Return the mean cube of the deviations, divided by their standard deviation (``ddof=1``).
+        """Return the skewness: the mean cube of the deviations, divided by the cube of their standard deviation (``ddof=1``).
 
         :param rows: number of values, at least 2
         """
@@ -88,7 +89,7 @@ class Deviations(NamedTuple):
         return self.cubes / rows / cubed if cubed > 0 else 0.0
 
     def concentration(self) -> float:
-        """Return the sum of the squared shares of each value in ``squares``; 0 if all deviations are 0."""
+        """Return the sum of the squared shares that the values have in ``squares``; 0 if all deviations are 0."""
         squared = self.shares**2
         return self.fourths / squared if squared > 0 else 0.0
 

@@ -75,10 +75,10 @@ def interval_of(batches: Batches, z: float) -> Interval:
 
     See :func:`airflow_mlops.metrics.intervals.of_moments`.
 
-    With weights, the standard error of the mean depends on few rows and is itself uncertain. The interval is therefore
-    widened by the factor ``1 + 1.645 * d``, as in :class:`airflow_mlops.metrics.comparison.Estimate`. Here, d is the
-    increase of the relative standard error of the standard error that the weights cause. With equal weights, this is
-    the interval without weights.
+    With weights, the standard error of the mean depends on few rows and is itself uncertain. Its uncertainty is its
+    relative standard error. The interval is widened by the factor ``1 + 1.645 * d``, where d is the increase of this
+    uncertainty by the weights, as in :class:`airflow_mlops.metrics.comparison.Estimate`. With equal weights, this is the
+    interval without weights.
 
     :param batches: values and their weights, above 0, with at least one value
     :param z: quantile of the normal distribution, such as 1.96
@@ -95,7 +95,7 @@ def interval_of(batches: Batches, z: float) -> Interval:
 
 
 def _relative_error(deviations: Deviations, rows: int) -> float:
-    """Return :func:`airflow_mlops.metrics.comparison.relative_error` of values with these deviations."""
+    """Compute :func:`airflow_mlops.metrics.comparison.relative_error` from the deviations of the values."""
     if not 0 < deviations.squares < math.inf:
         return 0.0
     return math.sqrt(max(0.0, deviations.concentration() - 1 / rows)) / 2
@@ -122,7 +122,7 @@ def share_of(batches: Iterable[tuple[NDArray[np.bool_], NDArray[np.float64] | No
         each row counts once. There is at least one row
     :param z: quantile of the normal distribution, such as 1.96
     """
-    # Of the rows that are no hits, and of the hits.
+    # The arrays of shape (2,) have an element for the rows that are not hits, and one for the hits.
     mass, squares, is_weighted = np.zeros(2), np.zeros(2), False
     for hits, weight in batches:
         is_weighted |= weight is not None

@@ -118,18 +118,19 @@ class Approval:
 
         The timeout begins again with this call.
 
-        Unlike :meth:`wait`, this method waits in the triggerer. If an answer exists already, :meth:`wait` would resume
-        the task before Airflow's scheduler (3.3) notices that the worker ended. The scheduler would then treat the task
-        as killed and use up its retries.
+        Unlike :meth:`wait`, this method waits in the triggerer, because only the triggerer can read an answer that exists
+        already. :meth:`wait` would resume the task before Airflow's scheduler (3.3) notices that the worker ended. The
+        scheduler would then treat the task as killed and use up its retries.
 
         :param key: identifier of the request, which is passed to ``execute_complete`` as ``about``
         """
-        from airflow.providers.standard.triggers.hitl import HITLTrigger
         from airflow.sdk.exceptions import TaskDeferred
+
+        from airflow_mlops.triggers.answer import AnswerTrigger
 
         until = datetime.now(timezone.utc) + self.timeout if self.timeout is not None else None
         raise TaskDeferred(
-            trigger=HITLTrigger(
+            trigger=AnswerTrigger(
                 ti_id=context["ti"].id,
                 options=[APPROVE, REJECT],
                 defaults=_DEFAULTS[self.on_timeout],

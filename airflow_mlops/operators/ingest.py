@@ -56,7 +56,8 @@ class IngestOperator(StepOperator):
     :param description: description of the dataset
     :param on_empty: what to do if the source has no rows in the window, or no file exists yet. ``fail`` fails the task,
         and ``wait`` defers the task until there are rows
-    :param poke_interval: with ``wait``, time between two checks of the source, as a ``timedelta`` or in seconds
+    :param poke_interval: with ``wait``, time between two checks of the source, as a ``timedelta`` or in seconds. Below
+        10 seconds, Airflow 3.3 may fail the task, because its scheduler has not read yet that the task was deferred
     :param timeout: with ``wait``, time after which the task fails, as a ``timedelta`` or in seconds
     :raises SpecError: there is not exactly one source, the format is unknown, or the ``.sql`` file does not exist
     """

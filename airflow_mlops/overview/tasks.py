@@ -9,10 +9,11 @@ from pydantic import Field, ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetFormatError, DatasetNotFoundError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets.catalog import read_manifest
-from airflow_mlops.data.results import task_folder
+from airflow_mlops.data.results import OUTCOMES, task_folder
 from airflow_mlops.data.store import ArtifactStore
 
 Kind = Literal["evaluate", "monitor", "validate", "train", "search", "training_set", "promote", "score", "other"]
@@ -48,6 +49,8 @@ class TaskResult(Model):
 def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_index: int) -> TaskResult | None:
     """Return the newest result of a task; ``None`` if no step of this package has finished in the task.
 
+    The result of a validation that failed or has not finished has only the outcomes of the expectations.
+
     :raises StoreError: the store cannot be read
     """
     place = Provenance(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
@@ -56,6 +59,9 @@ def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_ind
     # A task that was cleared also has a result from before the clear.
     newest = max(listed, key=lambda key: _written(listed[key]), default=None)
     try:
+        since = _written(listed[newest]) if newest is not None else ""
+        if (outcomes := _outcomes(store, folder, since)) is not None:
+            return outcomes
         found = store.read_json(newest) if newest is not None else None
     except FileNotFoundError:
         return None
@@ -64,6 +70,23 @@ def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_ind
     kind = next((kind for kind, fields in _FIELDS.items() if fields <= found.keys()), "other")
     split = _split(store, found) if kind == "training_set" else {}
     return TaskResult(kind=kind, model=_model(found), summary=str(found.get("summary", "")), result=found, split=split)
+
+
+def _outcomes(store: ArtifactStore, folder: str, since: str) -> TaskResult | None:
+    """Return the newest outcomes that a validation has stored after its last result; ``None`` if there are none.
+
+    :param folder: folder of the task's results
+    :param since: time of the last result, from :func:`_written`; empty without a result
+    """
+    found = store.find_info(f"checkpoints/{folder}")
+    listed = {key: _written(info) for key, info in found.items() if key.endswith(f"/{OUTCOMES}")}
+    newest = max(listed, key=lambda key: listed[key], default=None)
+    if newest is None or listed[newest] <= since:
+        return None
+    outcomes = store.read_json(newest)
+    passed = sum(bool(outcome["success"]) for outcome in outcomes)
+    summary = f"{passed} of {counted(len(outcomes), 'expectation')} passed. The validation failed or has not finished."
+    return TaskResult(kind="validate", model=None, summary=summary, result={"outcomes": outcomes})
 
 
 def _split(store: ArtifactStore, found: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,9 @@ class Place:
 
 
 def place(client: MlflowClient, run_id: str) -> Place:
-    """Return where MLflow keeps a run. If this process knows the run, it may have been deleted in the meantime.
+    """Return where MLflow keeps a run.
+
+    For a run that this process remembers, MLflow is not asked whether the run still exists.
 
     :raises mlflow.exceptions.MlflowException: the run does not exist, or cannot be read
     """

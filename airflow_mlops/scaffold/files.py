@@ -58,9 +58,9 @@ def _python(value: Any, indent: int | None = None) -> str:
 
 
 def _require_constant(text: str) -> None:
-    """Check that Airflow, which renders the parameters of operators as Jinja templates, does not change a text.
+    """Check that a text stays the same when Airflow renders it as a Jinja template, like all parameters of operators.
 
-    :raises SpecError: the text contains ``{{``, ``{%`` or ``{#``, or ends of lines that Jinja changes
+    :raises SpecError: the text contains ``{{``, ``{%`` or ``{#``, or line endings that Jinja changes
     """
     try:
         tokens = list(Environment(autoescape=True).lex(text))
@@ -68,8 +68,8 @@ def _require_constant(text: str) -> None:
         tokens = []
     if any(kind != "data" for _, kind, _ in tokens) or "".join(value for _, _, value in tokens) != text:
         raise SpecError(
-            f"{text!r} cannot be written into the DAGs, because Airflow renders the parameters of operators as Jinja templates, which would "
-            "change it. Rename the column, the value or the file in the source, or leave the column out with --exclude."
+            f"{text!r} cannot be written into the DAGs, because Airflow would render it as a Jinja template and change it. "
+            "Rename the column, the value or the file in the source, or leave the column out with --exclude."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_mlops.compute.first_check import before_first_check
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.triggers.child import ask
 
@@ -37,6 +38,7 @@ class SensingTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         event: dict[str, Any]
+        await before_first_check()
         try:
             while (found := await self.check()) is None:
                 await asyncio.sleep(self.poke_interval)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from functools import cached_property
 from inspect import isawaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import PodLaunchFailedException
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager, PodManager
 from kubernetes.client import ApiClient
 
+from airflow_mlops.compute.first_check import before_first_check
 from airflow_mlops.compute.kubernetes.failures import CONFIG_PATIENCE_SECONDS, cannot_be_configured
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import TriggerEvent
 
 
 class _FailsEarly:
@@ -52,10 +57,15 @@ class _AsyncStepPodManager(_FailsEarly, AsyncPodManager):
 
 
 class StepPodTrigger(KubernetesPodTrigger):
-    """A KubernetesPodTrigger that fails early, see :class:`_FailsEarly`."""
+    """A KubernetesPodTrigger that fails early, see :class:`_FailsEarly`, and whose first check waits."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.{type(self).__name__}", super().serialize()[1]
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await before_first_check()
+        async for event in super().run():
+            yield event
 
     @cached_property
     def pod_manager(self) -> AsyncPodManager:

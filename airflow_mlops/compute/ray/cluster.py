@@ -21,8 +21,9 @@ LOCAL, AUTO = "local", "auto"
 _SCHEME = "ray://"
 _PORT, _CONNECT_SECONDS = 10001, 10.0
 # On a busy head node, about one in ten of Ray's client servers dies while it starts: https://github.com/ray-project/ray/issues/63202.
-# Ray then raises the first error, or one of psutil if the server dies while Ray reads its command line. The last error
-# occurs if the head node has just started, because its agent for runtime environments may not answer for half a minute.
+# Ray then raises the first of these errors. If the server dies while Ray reads its command line, it is one of psutil
+# (NoSuchProcess, ZombieProcess). The last error occurs on a head node that has just started: its agent for runtime
+# environments may not answer for half a minute.
 _TRIES = 4
 _NOT_STARTED = (
     "Starting Ray client server failed", "NoSuchProcess", "ZombieProcess", "GetOrCreateRuntimeEnv request failed",

@@ -68,7 +68,8 @@ def join(
 def _with_columns(batches: Iterator[pa.Table], others: list[Rows], count: int) -> Iterator[pa.Table]:
     """Add columns to consecutive tables, which together have a row for each of ``count`` events.
 
-    A table without columns has no rows either. It stands for the next :data:`BATCH_ROWS` events.
+    PyArrow cannot represent rows without columns. A table without columns therefore stands for the next
+    :data:`BATCH_ROWS` events.
     """
     start = 0
     for batch in batches:

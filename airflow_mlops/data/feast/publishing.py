@@ -120,9 +120,9 @@ class SourceFolder:
     def newest(self, dataset: Dataset, valid_from: datetime | None) -> Dataset:
         """Return the dataset to publish for a window.
 
-        This is ``dataset``, unless the published dataset of the same window became current after it.
-
-        If a user clears the task of an earlier run, ``dataset`` is that of the earlier run, and may no longer be current.
+        If the dataset that is already published for this window became current later than ``dataset``, that dataset is
+        returned, otherwise ``dataset``. This happens if a user clears the task of an earlier run, whose dataset was
+        replaced in the meantime.
 
         :param dataset: the dataset of the task
         :param valid_from: as in :meth:`publish`

@@ -33,7 +33,7 @@ from airflow_mlops.metrics.realised.ranking import area_of, by_group, ordered_ar
 from airflow_mlops.metrics.realised.shares import errors, missed
 
 BY_CELL = ("f1", "precision", "recall")
-"""Binary metrics whose row losses depend only on the label, and on whether the prediction is right."""
+"""Binary metrics for which all rows in the same cell of the confusion matrix have the same loss."""
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:
@@ -125,7 +125,10 @@ def require_defined(metric: str, outcomes: Labelled) -> None:
 
 
 def _losses_of_cells(metric: str, outcomes: Labelled) -> Floats:
-    """Return the loss of a row in each cell of the confusion matrix, shape (4,). Each cell is one row with a weight."""
+    """Return the loss of a row in each cell of the confusion matrix, shape (4,).
+
+    The losses are computed for one row per cell, with the sum of the weights of the cell.
+    """
     mass = np.zeros(4)
     for part in outcomes.parts():
         mass += np.bincount(_cells(part), part.weight, 4)

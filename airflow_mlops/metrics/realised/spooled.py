@@ -69,7 +69,7 @@ class Spooled:
         return (part for part, _ in self.with_beside(0))
 
     def with_beside(self, count: int) -> Iterator[tuple[Outcomes, list[NDArray[np.uint64]]]]:
-        """Yield the rows in parts, with the first ``count`` columns that were stored beside them."""
+        """Yield the rows in parts, each with the first ``count`` additional columns."""
         own = [name for name in self.stored.column_names if not name.startswith(_BESIDE)]
         names = [f"{_BESIDE}{number}" for number in range(count)]
         for batch in self.stored.select([*own, *names]).to_batches():
@@ -104,12 +104,12 @@ def spooled(
 
     :param batches: record batches with the columns :data:`COLUMNS`, and those that ``weight`` and ``beside`` need
     :param contract: contract of the model
-    :param most: number of rows of all batches, or a larger number
-    :param weight: the column with the weight of each row, finite and at least 0, and above 0 in a row; ``None`` if each
-        row counts once
+    :param most: upper bound of the number of rows of all batches
+    :param weight: the column with the weight of each row. Weights are finite and at least 0, and at least one is above
+        0. ``None`` if each row counts once
     :param by_score: whether the rows are sorted by score, in ascending order
-    :param beside: number and function of columns that are stored beside the rows. The function returns the values for
-        the rows of a batch that have a label
+    :param beside: additional columns to store: their number, and a function that returns their values for the rows of a
+        batch that have a label
     :raises UnmeasurableError: see :func:`airflow_mlops.metrics.realised.outcomes`
     :raises SpillError: the disk is full
     """

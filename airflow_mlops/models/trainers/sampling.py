@@ -21,7 +21,7 @@ def drawn(labels: NDArray[Any], max_rows: int | None, seed: int, *, regression: 
     The sample depends on the order of the rows, and not on the files or batches in which they are stored.
 
     :param labels: labels of the rows to draw from, shape (n,)
-    :param max_rows: number of rows to draw; all rows are drawn if there are no more rows, or if it is ``None``
+    :param max_rows: number of rows to draw. If there are not more rows, or if it is ``None``, all rows are drawn
     :param seed: seed of the training
     :param regression: whether the labels are values instead of classes
     :return: whether each row is drawn, shape (n,)
@@ -31,7 +31,7 @@ def drawn(labels: NDArray[Any], max_rows: int | None, seed: int, *, regression: 
     if max_rows is None or rows <= max_rows:
         return np.ones(rows, dtype=bool)
     chosen = np.zeros(rows, dtype=bool)
-    # Validation rows are drawn with the seed (seed, 2**32).
+    # The draw of validation rows uses the seed (seed, 2**32). This draw must be independent of it.
     random = np.random.default_rng((seed, 2**32 + 1))
     chosen[random.choice(rows, max_rows, replace=False, shuffle=False)] = True
     if not regression:

@@ -26,8 +26,8 @@ SAMPLE = 1_024
 class HashedCounts:
     """The exact numbers of rows of each hash bucket, and of each value in a sample. They do not depend on the order of rows.
 
-    The largest hash in the sample never grows. Therefore the sample has contained each of its values since the first
-    row with this value, and the counts are exact.
+    The sample has the values with the smallest hashes. A value that was dropped from it never comes back, so a value in
+    the sample has been counted since its first row, and the counts are exact.
 
     :ivar hashes: the smallest hashes of values, ascending, shape (k,). Their number k is :data:`SAMPLE`, or the number
         of distinct values if that is smaller

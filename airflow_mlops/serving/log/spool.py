@@ -541,7 +541,7 @@ def _parquet(file: BinaryIO) -> tuple[bytes | None, bool]:
     except StopIteration:
         pass
     except (pa.ArrowException, OSError) as error:
-        # Arrow's own errors have no number.
+        # Errors of the operating system have an errno, unlike Arrow's own errors about the content.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
         is_damaged = not _is_torn(file)
@@ -551,7 +551,7 @@ def _parquet(file: BinaryIO) -> tuple[bytes | None, bool]:
 
 
 def _is_torn(file: BinaryIO) -> bool:
-    """Return whether Arrow has read a stream up to the end of its file and expected more."""
+    """Return whether a stream ends too early: Arrow has read its whole file and expected more data."""
     end, size = file.tell(), os.fstat(file.fileno()).st_size
     file.seek(0)
     start = file.read(len(_MESSAGE))

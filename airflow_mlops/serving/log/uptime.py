@@ -312,8 +312,8 @@ class UptimeWriter:
                 lose_spool(self._store, self._model, name, record, _moment(time.time()))
             else:
                 log.warning(
-                    "The record of the server %s on %s since %s is open, but the spool of the present server does not contain its "
-                    "file. If server %s no longer runs and its spool is lost, run: airflow mlops servers %s --lost %s",
+                    "The record of server %s (%s, since %s) is open, but its file is not in the spool of the present server. "
+                    "If server %s no longer runs and its spool is lost, run: airflow mlops servers %s --lost %s",
                     name,
                     record.where,
                     record.since.isoformat(),

@@ -2,7 +2,7 @@
 
 The process (:mod:`airflow_mlops.serving.processes.shadow`) gets rows after the answer, from a queue of limited length. If the
 queue is full or the process does not run, rows are dropped and counted, so a slow or crashed shadow cannot delay an
-answer.
+answer. Rows that a crashed process had not scored yet are counted, too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.serving.log.spool import Answer
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.processes.shadow import packed
@@ -25,6 +27,20 @@ log = logging.getLogger(__name__)
 
 _QUEUED_ROWS, _MESSAGE_ROWS = 20_000, 2_000
 _RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
+
+
+@dataclass
+class _Sent:
+    """The rows that were sent to one process.
+
+    :param pipe: standard input of the process
+    :param rows: number of rows sent
+    :param settled: number of rows that the process has reported as scored or failed
+    """
+
+    pipe: IO[bytes]
+    rows: int = 0
+    settled: int = 0
 
 
 class Shadowing:
@@ -42,6 +58,8 @@ class Shadowing:
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        # The rows sent to the running process.
+        self._sent: _Sent | None = None
         self._threads = [
             threading.Thread(target=target, name=f"mlops-shadow-{target.__name__}", daemon=True)
             for target in (self._run, self._send)
@@ -90,18 +108,23 @@ class Shadowing:
     def _send(self) -> None:
         while (answers := self._next()) is not None:
             count = sum(answer.rows.count for answer in answers)
-            process = self._process
             try:
-                if process is None or process.stdin is None or self._version is None:
-                    raise BrokenPipeError
-                process.stdin.write(packed(answers))
-                process.stdin.flush()
-            except (OSError, ValueError):
-                # The process has ended. `_run` logs this.
-                self._metrics.shadow_dropped.inc(count)
+                message = packed(answers)
             except Exception:
                 self._metrics.shadow_dropped.inc(count)
                 log.exception("%d rows could not be sent to the shadow.", count)
+                continue
+            with self._changed:
+                sent = self._sent if self._version is not None else None
+                if sent is not None:
+                    sent.rows += count
+            if sent is None:
+                self._metrics.shadow_dropped.inc(count)
+                continue
+            # If the process has ended, `_run` counts the rows.
+            with suppress(OSError, ValueError):
+                sent.pipe.write(message)
+                sent.pipe.flush()
 
     def _next(self) -> list[Answer] | None:
         """Wait for queued answers.
@@ -133,18 +156,27 @@ class Shadowing:
             with suppress(OSError):
                 process.stdin.write(settings)
                 process.stdin.flush()
-            self._process = process
+            self._process, self._sent = process, (sent := _Sent(process.stdin))
             for line in process.stdout:
-                self._heard(line)
-            self._version = None
+                self._heard(line, sent)
+            with self._changed:
+                self._version = self._sent = None
             self._metrics.shadow_version.set(0)
+            lost = sent.rows - sent.settled
+            self._metrics.shadow_dropped.inc(lost)
             code = process.wait()
             if self._stopped.is_set():
                 return
-            log.warning("The shadow %s of %s ended (exit status %d).", self._spec.shadow, self._spec.model, code)
+            log.warning(
+                "The shadow %s of %s ended (exit status %d) and had not scored %s.",
+                self._spec.shadow,
+                self._spec.model,
+                code,
+                counted(lost, "row"),
+            )
             self._stopped.wait(_RESTART_SECONDS)
 
-    def _heard(self, line: bytes) -> None:
+    def _heard(self, line: bytes, sent: _Sent) -> None:
         try:
             facts: dict[str, Any] = json.loads(line)
         except ValueError:
@@ -152,6 +184,8 @@ class Shadowing:
         if "version" in facts:
             self._version = facts["version"]
             self._metrics.shadow_version.set(self._version or 0)
-        self._metrics.shadow_rows.inc(facts.get("scored", 0))
-        self._metrics.shadow_errors.inc(facts.get("failed", 0))
+        scored, failed = facts.get("scored", 0), facts.get("failed", 0)
+        sent.settled += scored + failed
+        self._metrics.shadow_rows.inc(scored)
+        self._metrics.shadow_errors.inc(failed)
         self._metrics.shadow_unlogged.set(facts.get("unlogged") or 0)

@@ -90,7 +90,7 @@ class Period:
 
     @cached_property
     def compared(self) -> Compared:
-        """Return the rows on which challengers are compared: at most as many as in monitoring, the same random sample."""
+        """Return the rows on which challengers are compared. If there are many rows, monitoring uses the same random sample."""
         chosen = challengers.chosen(self.rows.num_rows)
         if chosen is None:
             return Compared(self.rows, self.groups)

@@ -361,10 +361,10 @@ def _chosen(datasets: Sequence[Dataset]) -> list[NDArray[np.int64] | None]:
 
 
 def _chosen_of(counts: Sequence[int]) -> list[NDArray[np.int64] | None]:
-    """Choose at most :data:`MAX_ROWS` rows of several groups of rows.
+    """Choose at most :data:`MAX_ROWS` rows from several groups of rows, in total.
 
     :param counts: number of rows of each group
-    :return: the numbers of the rows of each group, in ascending order; ``None`` for all rows
+    :return: for each group, the numbers of the chosen rows in ascending order; ``None`` if all rows are chosen
     """
     rows = chosen(sum(counts))
     if rows is None:
@@ -464,10 +464,10 @@ def _earlier_start(window: Window, count: int) -> datetime:
 
 
 def chosen(count: int) -> NDArray[np.int64] | None:
-    """Choose :data:`MAX_ROWS` of more rows at random, always the same.
+    """Draw a random sample of :data:`MAX_ROWS` rows, with a fixed seed.
 
     :param count: number of rows
-    :return: the numbers of the rows in ascending order; ``None`` if there are at most :data:`MAX_ROWS` rows
+    :return: the numbers of the drawn rows in ascending order; ``None`` if there are at most :data:`MAX_ROWS` rows
     """
     if count <= MAX_ROWS:
         return None
@@ -475,6 +475,6 @@ def chosen(count: int) -> NDArray[np.int64] | None:
 
 
 def sampled(table: pa.Table) -> pa.Table:
-    """Return the rows that :func:`chosen` selects."""
+    """Return the sample of the rows that :func:`chosen` draws; all rows if there are at most :data:`MAX_ROWS`."""
     rows = chosen(table.num_rows)
     return table if rows is None else table.take(pa.array(rows))

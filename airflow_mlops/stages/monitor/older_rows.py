@@ -37,9 +37,10 @@ class OlderRows:
     time: str | None = None
 
     def count(self, start: datetime | None) -> int:
-        """Return the number of rows since ``start``.
+        """Return the number of labelled rows since ``start``.
 
-        Without times, these are all rows if their window starts at or after ``start``, and otherwise no rows.
+        If the rows have no times, the start of their window decides: all rows are counted if it is at or after
+        ``start``, otherwise none.
 
         :param start: the earliest time; ``None`` for all rows
         """
@@ -49,11 +50,12 @@ class OlderRows:
     def read(
         self, start: datetime | None, numbers: NDArray[np.int64] | None
     ) -> tuple[pa.Table, pa.ChunkedArray | None]:
-        """Read the features and the label of rows since ``start``, and the times of the rows; ``None`` without times.
+        """Read labelled rows since ``start``.
 
         :param start: as in :meth:`count`
-        :param numbers: positions of the rows to read among the rows since ``start``, in ascending order; ``None`` for
-            all of these rows
+        :param numbers: the rows to read, by their position among the rows since ``start``, in ascending order; ``None``
+            for all of these rows
+        :return: the features and the label, and the time of each row; ``None`` if the rows have no times
         """
         columns = [*self.features, self.label]
         names = list(dict.fromkeys([*columns, *([self.time] if self.time is not None else [])]))

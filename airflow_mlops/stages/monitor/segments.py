@@ -69,7 +69,7 @@ def _in_parts(
 
 
 class PackedCodes:
-    """Stores the indices of the segments of many features in few columns: eight features in a column of 64-bit integers.
+    """Packs the segment indices of eight features into one column of 64-bit integers, one byte for each feature.
 
     :param cuts: the segments by feature name, at most 256 for a feature
     :ivar count: number of columns
@@ -82,7 +82,7 @@ class PackedCodes:
         self.count = -(-len(cuts) // 8)
 
     def of_rows(self, batch: pa.RecordBatch) -> list[NDArray[np.uint64]]:
-        """Return the columns for n rows, each of shape (n,).
+        """Return the packed columns of n rows, each of shape (n,).
 
         :param batch: the features
         """
@@ -99,7 +99,7 @@ class PackedCodes:
 
         The value of a feature is ``None`` if it had no codes in some rows (:func:`airflow_mlops.profiles.segments.codes_of`).
 
-        :param columns: the columns that :meth:`of_rows` returned, after it has read all rows
+        :param columns: columns that :meth:`of_rows` returned. It must have read all rows before
         """
         eight = [column.view(np.uint8).reshape(-1, 8) for column in map(np.ascontiguousarray, columns)]
         return {

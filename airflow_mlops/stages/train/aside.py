@@ -89,13 +89,15 @@ def uses(spec: TrainSpec) -> list[str]:
 
 
 def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray[Any]) -> Divided:
-    """Divide the training rows if rows are set aside for a calibration, a threshold or prediction intervals, or drawn.
+    """Divide the training rows into the rows to fit the model to, and rows that are set aside.
+
+    Rows are set aside for a calibration, a threshold or prediction intervals.
 
     If the training set has event times, the newest rows are set aside. If it was split by a group, whole groups are set
     aside. Otherwise, random rows are set aside. If both a calibration and a threshold need rows, these rows are halved
     in the same way: the threshold is chosen on the newer half, or on half of the groups or rows.
 
-    If the trainer has ``max_rows``, a sample of the rows that are not set aside is drawn.
+    If the trainer has ``max_rows``, the model is fitted to a sample of the other rows.
 
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param labels: labels of these rows, shape (n,)
@@ -148,9 +150,9 @@ def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray
 def _drawn(
     spec: TrainSpec, dataset: Dataset, part: str | None, rest: NDArray[np.bool_], labels: NDArray[Any]
 ) -> tuple[Dataset, TrainingSample | None]:
-    """Return the rows to fit the model to, which are ``rest`` or a sample of these rows, and the size of the sample.
+    """Return the rows to fit the model to, and the size of the sample if they are a sample.
 
-    :param rest: whether each row of the split part is not set aside, shape (n,)
+    :param rest: whether each row of the split part is left after rows were set aside, shape (n,)
     """
     found, sample = rest.copy(), None
     found[rest] = drawn(

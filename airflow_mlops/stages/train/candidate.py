@@ -49,7 +49,8 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
     """Read a training set, and check that a model can be trained on its rows.
 
     :return: the training set, the rows of the split part ``train`` and the rows of ``test``. If the trainer streams the
-        rows itself or has fewer ``max_rows``, ``train`` has all labels, but only features of some rows
+        rows itself, or if there are more rows than its ``max_rows``, ``train`` has the labels of all rows, but the
+        features of only some rows
     :raises TrainingError: no model can be trained on the data
     """
     return _load(spec, store, TRAIN)
@@ -188,17 +189,20 @@ def _judged_by(spec: TrainSpec, dataset: Dataset, task: Task, metrics: Mapping[s
 def _without_set_aside(
     spec: TrainSpec, dataset: Dataset, train: TrainingData, run: TrainingRun
 ) -> tuple[TrainingData, TrainingRun, Divided]:
-    """Leave out the rows that are set aside for a calibration, a threshold or prediction intervals, or that are not drawn.
+    """Return the rows to fit the model to.
+
+    Rows that are set aside for a calibration, a threshold or prediction intervals are left out. With ``max_rows``, so are
+    the rows that are not in the sample.
 
     :return: the rows to fit the model to, the run that reads them, and all parts
-    :raises TrainingError: rows that are drawn cannot be trained on
+    :raises TrainingError: no model can be trained on the sample
     """
     parts = divided(spec, dataset, run.part, train.labels)
     if parts.fitted is dataset and (_streams(spec) or train.table.num_rows == len(train.labels)):
         return train, run, parts
     rest = read_part(parts.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
     if parts.sample is not None:
-        # Only some rows were checked before.
+        # The first check has read only some rows. The rows of the sample are checked here.
         try:
             check_parts(dataset, {TRAIN: rest})
         except TrainingError as error:

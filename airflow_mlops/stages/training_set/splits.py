@@ -146,7 +146,7 @@ class _Rows:
         return self.sort(batches, schema, by)
 
     def sort(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, by: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Sort batches that together have at most as many rows as the table."""
+        """Sort batches. Together they must not have more rows than the table."""
         return in_order(batches, schema, by, len(self), self._memory_limit)
 
     def _slices(self, name: str) -> Iterator[pa.ChunkedArray]:
@@ -172,12 +172,12 @@ def _time_cut(rows: _Rows, split: Split, run_starts: datetime | None) -> int:
 def _nearest(
     ordered: Iterable[pa.RecordBatch], column: str, share: float, held_out: Callable[[Numbers], Numbers]
 ) -> int | None:
-    """Return the value at which sorted rows are divided so that the share of held-out rows is closest to ``share``.
+    """Return the value at which to divide sorted rows, so that the share of held-out rows is as close as possible to ``share``.
 
-    Equal values are not separated. Ties: the smallest value.
+    Rows with equal values are not separated. Ties: the smallest value.
 
     :param share: wanted share of held-out rows
-    :param held_out: share of held-out rows if the rows are divided before the rows at given positions
+    :param held_out: function that returns the share of held-out rows for each position at which the rows can be divided
     :return: ``None`` if all rows have the same value
     """
     runs, start, found, distance = Runs([column]), 0, None, math.inf
@@ -205,9 +205,9 @@ def _row_limit(rows: _Rows, split: Split) -> np.uint64:
 
 
 def _limit(keys: Rows, start: int, count: int, share: float) -> np.uint64:
-    """Return the number below which ``share`` of the ``count`` sorted keys from position ``start`` on are."""
+    """Return the limit of ``count`` sorted keys from position ``start`` on. The keys below the limit are ``share`` of them."""
     held_out = round(share * count)
-    # In practice, all keys are below the largest number of 64 bits.
+    # The largest 64-bit number holds out all keys, except for a key that equals it, which does not occur in practice.
     return np.uint64(keys.slice(start + held_out, 1)["key"][0].as_py() if held_out < count else 2**64 - 1)
 
 

@@ -65,12 +65,12 @@ def with_same_aggregate(expectation: Any, rows: Rows, facts: Mapping[str, Column
 
 
 def with_exact_sum(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of whose integers pandas computes the exact sum. The sum of 64-bit integers can wrap.
+    """Return rows whose sum pandas computes exactly. In pandas, the sum of 64-bit integers can overflow.
 
     :param expectation: an expectation about the rows, of any type
     :param frame: the rows
-    :return: ``frame`` itself if the expectation compares no sum, or a sum that cannot wrap. Otherwise a shallow copy, in which
-        the column of the expectation has Python integers
+    :return: if the expectation is about a sum that may overflow, a shallow copy of the rows, in which the column of the
+        expectation has Python integers. Otherwise ``frame`` itself
     """
     if expectation.expectation_type != _SUM:
         return frame
@@ -156,15 +156,15 @@ class _Moments:
         if self.count == 1:
             return [total]
         deviation = math.sqrt(self._squares / (self.count - 1))
-        # The square root of the square of a double is the double.
+        # Pandas computes sqrt(2 * deviation**2 / 2), which is exactly the deviation.
         return [-deviation, 0.0, deviation]
 
 
 def _sum_of_integers(values: pd.Series) -> int:
-    """Return the exact sum, which pandas may wrap."""
+    """Return the exact sum. The sum of pandas may overflow."""
     kind = values.dtype.kind
     if kind not in "iu":
-        # Booleans, or Python integers.
+        # The values are booleans or Python integers.
         return int(sum(values.tolist()))
     numbers = values.to_numpy(np.uint64 if kind == "u" else np.int64)
     return (int((numbers >> 32).sum()) << 32) + int((numbers & 0xFFFFFFFF).sum())

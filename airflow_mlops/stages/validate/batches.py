@@ -219,7 +219,7 @@ def _is_about_count(expectation: Any) -> bool:
 def _counted(
     expectation: Any, rows: Rows, facts: dict[str, ColumnFacts], session: Session
 ) -> ExpectationValidationResult:
-    """Compare the number of rows with the bounds. Great Expectations would hash each row of a DataFrame in memory."""
+    """Compare the number of rows with the bounds. Great Expectations would need all rows in a DataFrame, and hash them."""
     (result,) = session.check([expectation], frame_of(rows.schema.empty_table(), facts))
     if not was_not_computed(result):
         found = expectation._validate(metrics={"table.row_count": rows.count})

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
 from airflow_mlops.core.isolation import without
+from airflow_mlops.core.secrets import mask
 from airflow_mlops.data.frames import ColumnFacts, as_frame
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.aggregates import with_exact_sum
 from airflow_mlops.stages.validate.frequencies import count_all
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.pages import index_page, self_contained
+from airflow_mlops.stages.validate.rendering_errors import rendering_errors
 from airflow_mlops.stages.validate.spec import ExpectationOutcome
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation import Expectation
 
+log = logging.getLogger("airflow_mlops.stages")
 # The message of pandas for the truth of a comparison with null, in columns of the types Int64 and UInt64.
 _NULL_OF_PANDAS = "boolean value of NA is ambiguous"
 _INDEX = "index.html"
@@ -139,7 +142,7 @@ class Session:
         return list(found.results)
 
     def write_data_docs(self, identifier: Any, results: ExpectationSuiteValidationResult) -> None:
-        """Write the Data Docs.
+        """Write the Data Docs. If a page cannot be written, a warning is logged, and the other pages are written.
 
         :param identifier: identifier from :meth:`run`
         :param results: results for the pages
@@ -155,7 +158,16 @@ class Session:
         shown.results = [_without_rows(result) for result in results.results]
         self._context.validation_results_store.set(identifier, shown)
         # The index page is replaced by one of our own.
-        self._context.build_data_docs(build_index=False)
+        with rendering_errors() as errors:
+            self._context.build_data_docs(build_index=False)
+        for error in errors:
+            log.warning(
+                "%s",
+                mask(
+                    f"A page of the Data Docs of {self._name!r} is missing, because Great Expectations could not write it: "
+                    f"{one_line(error)}. The outcomes of the validation are complete."
+                ),
+            )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -269,6 +281,8 @@ def _make_quantiles_storable() -> None:
 def publish_data_docs(site: Path, store: ArtifactStore, name: str, identity: str) -> str:
     """Copy the Data Docs from ``site`` to the artifact store, and return the URL of the page with the results.
 
+    If this page could not be written, the URL of the index page is returned, which says so.
+
     The copied pages need no internet access (:mod:`airflow_mlops.stages.validate.pages`).
 
     :param site: folder with the HTML pages
@@ -284,7 +298,12 @@ def publish_data_docs(site: Path, store: ArtifactStore, name: str, identity: str
         suites = key if key.startswith("expectations/") else suites
         store.write_bytes(f"{folder}/{key}", self_contained(file.read_text("utf-8")).encode())
     links = [("Validation results", results), ("Expectations of the suite", suites)]
-    index = index_page(f"Data Docs of {name}", [(text, key) for text, key in links if key])
+    note = (
+        ""
+        if results
+        else "The page with the validation results could not be written. The log of the task has the reason."
+    )
+    index = index_page(f"Data Docs of {name}", [(text, key) for text, key in links if key], note)
     store.write_bytes(f"{folder}/{_INDEX}", index.encode())
     return store.url_of(f"{folder}/{results or _INDEX}")
 

@@ -31,8 +31,8 @@ class Repeated:
 
     :param numbers: the numbers of these rows
     :param missing: number of missing values of the column
-    :param frequent: for each repeated value, the number of its first row and the number of its rows: those with the most
-        rows first, and the earliest first among those with as many rows; the first ``most`` of them
+    :param frequent: for each of the ``most`` most frequent values, the number of its first row and the number of its
+        rows. The most frequent value is first. Ties: the value with the earliest first row
     """
 
     numbers: RowNumbers

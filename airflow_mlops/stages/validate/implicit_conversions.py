@@ -2,6 +2,7 @@
 
 In a dataset, a text never equals a number. MySQL and MariaDB convert text to a number to compare the two, so that
 ``'abc' = 0`` is true. SQLite converts the value to the type of the column, and so does PostgreSQL with the driver psycopg2.
+Without a type, every text of SQLite is greater than every number.
 The sum and the mean of texts or dates are those of the numbers with which they begin.
 """
 
@@ -16,10 +17,12 @@ from airflow_mlops.stages.validate.checkpoint import title_of
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation import Expectation
 
 Kind = Literal["numbers", "text", "times"]
 """The kind of the values of a column."""
 
+_BETWEEN = "expect_column_values_to_be_between"
 # Expectations that compare the columns of a row with each other.
 _COMPARE_COLUMNS = frozenset({
     "expect_column_pair_values_a_to_be_greater_than_b", "expect_column_pair_values_to_be_equal",
@@ -29,6 +32,17 @@ _COMPUTE = frozenset({
     "expect_column_kl_divergence_to_be_less_than", "expect_column_mean_to_be_between", "expect_column_stdev_to_be_between",
     "expect_column_sum_to_be_between", "expect_column_value_z_scores_to_be_less_than", "expect_multicolumn_sum_to_equal",
 })  # fmt: skip
+
+
+def checked_columns(suite: ExpectationSuite) -> list[str]:
+    """Return the columns whose kinds :func:`require_same_kinds` needs."""
+    found: list[str] = []
+    for expectation in suite.expectations:
+        kwargs = expectation.configuration.kwargs
+        found += [column for column, values in _compared(expectation) if list(values)]
+        if expectation.configuration.type in _COMPARE_COLUMNS | _COMPUTE:
+            found += columns_of(kwargs)
+    return list(dict.fromkeys(found))
 
 
 def require_same_kinds(suite: ExpectationSuite, kinds: Mapping[str, Kind]) -> None:
@@ -42,7 +56,7 @@ def require_same_kinds(suite: ExpectationSuite, kinds: Mapping[str, Kind]) -> No
     for expectation in suite.expectations:
         name, kwargs = expectation.configuration.type, expectation.configuration.kwargs
         what = f"The expectation {title_of(name, kwargs)}"
-        for column, values in _compared(kwargs):
+        for column, values in _compared(expectation):
             kind = by_case.get(column.casefold())
             number = next((value for value in values if isinstance(value, int | float)), None)
             text = next((value for value in values if isinstance(value, str)), None)
@@ -61,8 +75,13 @@ def require_same_kinds(suite: ExpectationSuite, kinds: Mapping[str, Kind]) -> No
             )
 
 
-def _compared(kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[Any]]]:
-    """Yield each column that is compared with listed values, and these values."""
+def _compared(expectation: Expectation) -> Iterator[tuple[str, Iterable[Any]]]:
+    """Yield each column that is compared with a list of values or with numeric bounds, and these values."""
+    kwargs = expectation.configuration.kwargs
+    if expectation.configuration.type == _BETWEEN:
+        # Bounds that are text are dates or times.
+        bounds = (kwargs.get("min_value"), kwargs.get("max_value"))
+        yield kwargs["column"], [bound for bound in bounds if isinstance(bound, int | float)]
     if isinstance(column := kwargs.get("column"), str) and isinstance(
         values := kwargs.get("value_set"), list | set | tuple
     ):

@@ -15,10 +15,11 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
 from airflow_mlops.stages.validate.database import Database
 from airflow_mlops.stages.validate.failing_rows import quarantine
-from airflow_mlops.stages.validate.implicit_conversions import require_same_kinds
+from airflow_mlops.stages.validate.implicit_conversions import checked_columns, require_same_kinds
 from airflow_mlops.stages.validate.outcomes import also_failed, listed, log_not_critical, write_outcomes
 from airflow_mlops.stages.validate.relation import Columns, Relation
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
+from airflow_mlops.stages.validate.sqlite_kinds import stored_kinds
 from airflow_mlops.stages.validate.sqlite_times import require_comparable
 from airflow_mlops.stages.validate.suites import load_suite
 from airflow_mlops.stages.validate.times import time_bounded_column, with_bounds
@@ -38,8 +39,9 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     :raises SpecError: the suite cannot be loaded; or the database rejects a query, for example because the table does
         not exist
     :raises SchemaError: the query returns two columns with the same name; the suite names a column, and another
-        column has the same name in different letter case; or an expectation compares a column of an SQLite database with
-        a date or time, but the column has other values
+        column has the same name in different letter case; an expectation compares a column of an SQLite database with
+        a date or time, but the column has other values; or a compared column of an SQLite database has both text and
+        numbers
     :raises SourceError: the database cannot be reached, or failed for a reason that may pass
     :raises ValidationError: an expectation could not be computed; a critical expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed critical expectation concerns the whole table or every
@@ -117,11 +119,15 @@ def _run_suite(
         )
     compared = [name for one in suite.expectations if (name := time_bounded_column(one)) is not None]
     times = columns.time_bounds(compared)
+    kinds = columns.kinds
     if relation.database.dialect == "sqlite":
         with _database_errors(relation.database), relation.database.connect() as connection:
             names = [name for name in dict.fromkeys(compared) if name in times]
             require_comparable(connection, relation.rows(), names)
-    require_same_kinds(suite, columns.kinds)
+            by_case = {name.casefold(): name for name in columns.names if kinds.get(name) != "times"}
+            checked = [by_case[name.casefold()] for name in checked_columns(suite) if name.casefold() in by_case]
+            kinds |= stored_kinds(connection, relation.rows(), checked)
+    require_same_kinds(suite, kinds)
     suite = with_bounds(suite, times)
     engine = RelationEngine(relation, columns.names)
     with temporary_folder("validation") as site:

@@ -40,10 +40,10 @@ def is_met(counts: Mapping[str, int], mostly: float) -> bool:
 class Merged:
     """The result of one expectation for the batches so far.
 
-    Great Expectations keeps all unexpected rows as a list. This class keeps their numbers in a temporary file. It keeps the
-    first 20 unexpected values and the frequencies of all, because the Data Docs show nothing else. If there are more than 1,000
-    distinct unexpected values, rare values are dropped. The Data Docs then show no frequencies, because the sum of those
-    that are left is not the number of unexpected rows.
+    Great Expectations keeps all unexpected rows as a list. This class keeps their numbers in a temporary file. Of the
+    unexpected values, it keeps what the Data Docs show: the first 20 values, and the frequency of each distinct value. If
+    there are more than 1,000 distinct values, rare values are dropped. The Data Docs then show no frequencies, because the
+    sum of the remaining frequencies is not the number of unexpected rows.
     """
 
     def __init__(self) -> None:
@@ -115,8 +115,8 @@ class Merged:
         :param counts: numbers of rows, see :func:`counts_of`
         :param rows: numbers of the unexpected rows
         :param values: the first 20 unexpected values
-        :param frequent: the most frequent unexpected values, the most frequent first, each with its number of rows: all of
-            them, or more than 1,000
+        :param frequent: the unexpected values and their numbers of rows, the most frequent first. The
+            values after the first 1,001 may be left out
         """
         self.rows = rows
         self._counts.update(counts)

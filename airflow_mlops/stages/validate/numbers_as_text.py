@@ -23,9 +23,9 @@ _ABOUT_TEXT = frozenset({
 
 
 def with_whole_numbers(facts: Mapping[str, ColumnFacts], suite: ExpectationSuite) -> dict[str, ColumnFacts]:
-    """Return the facts with which the columns that a suite reads as text keep their integers in pandas.
+    """Return facts with which pandas keeps integers as integers in the columns whose text the suite checks.
 
-    Other types than integers and whole decimals are not affected.
+    The facts affect only columns of integers and of decimals without decimal places.
 
     :param facts: the facts of all rows, by name of the column
     """

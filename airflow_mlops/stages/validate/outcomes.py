@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.secrets import mask
+from airflow_mlops.data.results import outcomes_key
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, Severity
 
@@ -55,7 +56,7 @@ def write_outcomes(store: ArtifactStore, key: str, outcomes: Sequence[Expectatio
 
     :param key: key of the validation's result in the artifact store
     """
-    store.write_json(_outcomes_key(key), [outcome.model_dump() for outcome in outcomes])
+    store.write_json(outcomes_key(key), [outcome.model_dump() for outcome in outcomes])
 
 
 def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
@@ -65,10 +66,6 @@ def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
     :return: the results; empty if the validation stored no results
     """
     try:
-        return [ExpectationOutcome.model_validate(found) for found in store.read_json(_outcomes_key(key))]
+        return [ExpectationOutcome.model_validate(found) for found in store.read_json(outcomes_key(key))]
     except FileNotFoundError:
         return []
-
-
-def _outcomes_key(key: str) -> str:
-    return f"checkpoints/{key.removesuffix('.json')}/outcomes.json"

@@ -19,7 +19,7 @@ _STYLE = """<style>
 :root { color-scheme: light dark; }
 body { margin: 0; font: 15px/1.5 system-ui, sans-serif; background: Canvas; color: CanvasText; }
 * { box-sizing: border-box; }
-a { color: LinkText; }
+a { color: LinkText !important; }
 img { max-width: 100%; }
 h1, h2, h3, h4, h5, h6, .h6 { margin: 0 0 .4rem; font-size: 1rem; font-weight: 600; }
 h4 { font-size: 1.2rem; }
@@ -42,10 +42,17 @@ ol.breadcrumb li + li::before { content: " / "; }
 nav, ul { max-height: none !important; }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid #8884; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+th { overflow-wrap: normal; }
 .badge { border: 1px solid #8886; border-radius: 4px; padding: 0 .3rem; }
 .text-success { color: #15803d; }
 .text-danger { color: #c62828; }
 .text-warning { color: #b45309; }
+@media (prefers-color-scheme: dark) {
+  .text-success { color: #4ade80; }
+  .text-danger { color: #f87171; }
+  .text-warning { color: #fbbf24; }
+  .table { background: none !important; }
+}
 i[class*="fa-"] { font-style: normal; font-weight: 700; }
 .fa-check-circle::before, .fa-check::before { content: "\\2713"; }
 .fa-times::before, .fa-times-circle::before { content: "\\2717"; }
@@ -128,14 +135,16 @@ def _is_remote(url: str | None) -> bool:
     return (url or "").startswith(("http://", "https://", "//"))
 
 
-def index_page(title: str, pages: Iterable[tuple[str, str]]) -> str:
+def index_page(title: str, pages: Iterable[tuple[str, str]], note: str = "") -> str:
     """Return an HTML page with links. It replaces the index page of Great Expectations, which needs a script.
 
     :param title: title of the page
     :param pages: text and relative URL of each link
+    :param note: text above the links
     """
+    above = f"<p>{escape(note)}</p>" if note else ""
     links = "".join(f'<li><a href="{escape(url)}">{escape(text)}</a></li>' for text, url in pages)
     return (
         f'<!DOCTYPE html><html><head><meta charset="UTF-8"><title>{escape(title)}</title>{_STYLE}</head>'
-        f'<body><div class="container-fluid"><h4>{escape(title)}</h4><ul>{links}</ul></div></body></html>'
+        f'<body><div class="container-fluid"><h4>{escape(title)}</h4>{above}<ul>{links}</ul></div></body></html>'
     )

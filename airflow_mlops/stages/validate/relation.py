@@ -76,9 +76,10 @@ class Relation:
         return columns
 
     def _declared_types(self, connection: sa.Connection) -> dict[str, Any] | None:
-        """Return the declared types of the columns of a table, if the description of the columns does not contain them.
+        """Return the declared types of the columns of a table.
 
-        :return: ``None`` for a query, whose types are not declared
+        :return: ``None`` for a query, which declares no types, and for databases whose description of the columns
+            contains the types
         """
         import sqlalchemy as sa
 
@@ -101,7 +102,7 @@ class Columns:
         "postgresql": {1082: False, 1114: False, 1184: True},
         "mysql": {7: False, 10: False, 12: False},
     }
-    # Type codes of numbers and of text.
+    # Type codes of columns of numbers, and of columns of text.
     _NUMBERS: Mapping[str, frozenset[int]] = {
         "postgresql": frozenset({20, 21, 23, 700, 701, 1700}),
         "mysql": frozenset({0, 1, 2, 3, 4, 5, 8, 9, 13, 246}),
@@ -131,7 +132,7 @@ class Columns:
         found: dict[str, Kind] = dict.fromkeys(self.times or (), "times")
         for name, code in self._codes.items():
             kind = self._declared.get(name)
-            # SQLAlchemy gives a column of SQLite that was declared as STRING the type NUMERIC without a scale.
+            # For a column of SQLite that was declared as STRING, SQLAlchemy returns NUMERIC without a scale.
             is_decimal = isinstance(kind, sa.Numeric) and getattr(kind, "scale", None) is not None
             if code in numbers or is_decimal or isinstance(kind, (sa.Integer, sa.Float)):
                 found[name] = "numbers"

@@ -139,8 +139,8 @@ class ValidateResult(Result):
     :param quarantined: with ``on_failure="quarantine"`` the dataset ``NAME_quarantine`` with the failing rows, which
         has no rows if no row failed; otherwise ``None``
     :param outcomes: result of each expectation
-    :param docs_url: URL of the Data Docs page with the results, in the artifact store; ``None`` if another shard
-        completes the validation
+    :param docs_url: URL of the Data Docs page with the results, in the artifact store, or of their index if Great
+        Expectations could not write this page; ``None`` if another shard completes the validation
     :param shard: index of the shard; ``None`` without shards
     """
 

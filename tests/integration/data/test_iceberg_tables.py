@@ -197,6 +197,38 @@ def test_a_table_of_the_user(table):
     ]  # fmt: skip
 
 
+def test_a_partition_by_numbers_holds_each_row_once_and_no_nan(table):
+    from pyiceberg.partitioning import PartitionField, PartitionSpec
+    from pyiceberg.transforms import IdentityTransform
+
+    fields = ("v", kinds.LongType(), False), ("x", kinds.DoubleType(), False)
+    own(table, *fields, partition_spec=PartitionSpec(PartitionField(2, 1000, IdentityTransform(), "x")))
+    schema = pa.schema([("v", pa.int64()), ("x", pa.float64())])
+
+    def written(*values):
+        batch = pa.RecordBatch.from_arrays([pa.array([1] * len(values)), pa.array(values, pa.float64())], schema=schema)
+        return table.replace(schema, {"v": 1}, [batch])
+
+    numbers = [-inf, 0.0, 0.0, 1.5, inf, None]
+    assert written(inf, 0.0, -0.0, None, 1.5, -inf) == 6
+    for _ in range(2):
+        found = opened(table).scan().to_arrow()["x"].to_pylist()
+        assert sorted(found, key=lambda x: (x is None, x or 0.0)) == numbers
+        with pytest.raises(TableError, match="by column 'x', but a row has NaN") as caught:
+            written(1.5, nan)
+        assert not caught.value.retryable
+
+
+def test_a_partition_by_days(table):
+    pytest.importorskip("pyiceberg_core")
+    replace(table, [1])
+    with opened(table).update_spec() as partitions:
+        partitions.add_field("window_start", "day")
+    assert replace(table, [2, 3]) == 2
+    assert replace(table, [4], month=5) == 1
+    assert content(table) == [(4, "delays", 1, 2), (4, "delays", 1, 3), (5, "delays", 1, 4)]
+
+
 LONG = ("id", kinds.LongType(), False)
 REST = (
     ("window_start", kinds.TimestamptzType(), False),

@@ -215,6 +215,30 @@ def test_the_result_of_a_task_is_for_those_who_read_its_dag(app: Any, store: Art
     assert viewer.get("/mlops/api/tasks/hidden/r/check/-1").status_code == 404
 
 
+def test_a_failed_validation_shows_its_outcomes_until_a_newer_result(app: Any, store: ArtifactStore) -> None:
+    import os
+    from pathlib import Path
+
+    from airflow_mlops.stages.validate.outcomes import write_outcomes
+    from airflow_mlops.stages.validate.spec import ExpectationOutcome
+
+    key, viewer = "results/train/r/broken/-1/a-1.json", client(app, "viewer")
+    given = [("is_set", True, "critical"), ("is_short", False, "critical"), ("is_new", False, "info")]
+    outcomes = [ExpectationOutcome(expectation=name, success=met, severity=level) for name, met, level in given]
+    write_outcomes(store, key, outcomes)
+    found = viewer.get("/mlops/api/tasks/train/r/broken/-1").json()
+    assert (found["kind"], found["summary"].partition(".")[0]) == ("validate", "1 of 3 expectations passed")
+    assert [
+        tuple(item[name] for name in ("expectation", "success", "severity")) for item in found["result"]["outcomes"]
+    ] == given
+    assert viewer.get("/mlops/api/tasks/train/r/broken/-1/samples").json()["rows"] == []
+    # The next try writes the outcomes again, and then a result.
+    store.write_json(key, {"summary": "Passed.", "success": True, "docs_url": None})
+    assert viewer.get("/mlops/api/tasks/train/r/broken/-1").json()["summary"] == "Passed."
+    os.utime(Path(store.path(key)), (1, 1))
+    assert viewer.get("/mlops/api/tasks/train/r/broken/-1").json()["summary"] == found["summary"]
+
+
 def written(store: ArtifactStore, name: str, columns: dict[str, list[Any]], **more: Any) -> Any:
     import pyarrow as pa
 

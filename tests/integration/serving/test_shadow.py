@@ -111,10 +111,15 @@ def test_a_crashed_shadow_affects_no_answer_and_starts_again(client, model, tmp_
         statuses = []
         for number in range(100):
             if number == 30:
+                shadow.suspend()
+            if number == 60:
                 shadow.kill()
             statuses.append(requests.post(server.predict, json={"rows": [row]}, timeout=20).status_code)
         assert statuses == [200] * 100
-        wait_for(lambda: metric(server, "mlops_serve_shadow_dropped_rows_total") > 0)
+        # All rows are counted, also those that were sent to the process and never read.
+        counts = [f"mlops_serve_shadow_{name}_total" for name in ("rows", "dropped_rows", "failed_rows")]
+        wait_for(lambda: sum(metric(server, name) for name in counts) == 100)
+        assert metric(server, counts[1]) >= 30
         wait_for(lambda: metric(server, "mlops_serve_shadow_version") == 2)
         # Without the alias, nothing is scored in the shadow.
         client.delete_registered_model_alias(model.model, "challenger")

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_mlops.compute import first_check
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, SpecError
 from airflow_mlops.core.windows import Window
@@ -195,7 +196,9 @@ def test_a_deleted_sqlite_file_is_noticed(repo, caplog):
     assert "the online store has no row of 'first'" in caplog.text
 
 
-def test_the_trigger_checks_in_separate_processes(repo, tmp_path):
+def test_the_trigger_checks_in_separate_processes(repo, tmp_path, monkeypatch):
+    monkeypatch.setattr(first_check, "_SECONDS", 0)
+
     def trigger(repo):
         path, arguments = FeatureFreshnessTrigger({"repo": str(repo), "window": "2013-04"}, 0.1).serialize()
         assert path == "airflow_mlops.triggers.sensing.FeatureFreshnessTrigger"

@@ -96,6 +96,23 @@ def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, fligh
             assert (page.parent / target).exists(), (page, target)
 
 
+def test_a_page_that_cannot_be_rendered_is_reported_and_the_validation_is_kept(context, flights, monkeypatch, caplog):
+    from airflow_mlops.stages.validate.severity_column import SeverityTable
+
+    def fails(*_, **__):
+        raise KeyError("no renderer")
+
+    monkeypatch.setattr(SeverityTable, "_process_content_block", fails)
+    result = validate(context, flights, expectation("expect_column_to_exist", column="carrier"))
+    assert (result.success, len(result.outcomes)) == (True, 1)
+    (warning,) = (record for record in caplog.records if "Data Docs of 'flights'" in record.message)
+    assert (warning.levelname, "no renderer" in warning.message) == ("WARNING", True)
+    index = Path(result.docs_url.removeprefix("file://"))
+    assert index.name == "index.html"
+    assert "could not be written" in index.read_text()
+    assert "Expectations of the suite" in index.read_text()
+
+
 def test_the_error_names_the_failed_expectation_its_rows_and_the_data_docs(context, flights):
     message = (
         r"flights 2013-04: 0 of 1 .*expect_column_values_to_not_be_null\(carrier\) in 1 row.*file://.*/docs/flights/"

@@ -320,6 +320,37 @@ def test_times_of_sqlite_are_compared_however_they_are_written_or_refused(place,
                 validate(check, table="visits")
 
 
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+def test_values_of_sqlite_have_types_also_in_queries(place, validate):
+    place.execute(
+        "CREATE TABLE loose (n INT, s TEXT, mixed, empty)",
+        "INSERT INTO loose VALUES (0, 'abc', 1, NULL), (6, '7', 'x', NULL), (NULL, NULL, NULL, NULL)",
+    )
+    sources = {"table": "loose"}, {"sql": "SELECT n, s AS S, mixed, empty FROM loose", "name": "loose"}
+    good = [
+        one("column_values_to_be_in_set", column="n", value_set=[0, 6]),
+        one("column_values_to_be_in_set", column="s", value_set=["abc", "7"]),
+        one("column_values_to_be_in_set", column="empty", value_set=[1, "a"]),
+        one("column_values_to_be_between", column="n", max_value=6),
+        one("column_values_to_not_be_null", column="mixed", mostly=0.5),
+    ]
+    wrong = [
+        (one("column_values_to_be_in_set", column="s", value_set=[0]), SpecError),
+        (one("column_values_to_be_in_set", column="n", value_set=["0", "6"]), SpecError),
+        (one("column_values_to_be_between", column="s", min_value=0), SpecError),
+        (one("column_pair_values_to_be_equal", column_A="n", column_B="s"), SpecError),
+        (one("column_mean_to_be_between", column="s", min_value=0), SpecError),
+        (one("column_values_to_be_in_set", column="mixed", value_set=[1]), SchemaError),
+        (one("column_values_to_be_between", column="mixed", min_value=0), SchemaError),
+    ]
+    for source in sources:
+        assert validate(*good, **source).success
+        for check, error in wrong:
+            with pytest.raises(error) as caught:
+                validate(check, **source)
+            assert not caught.value.retryable
+
+
 UNUSUAL = {
     "postgres": "SELECT 1 AS id, interval '1 month' AS a, numeric 'NaN' AS b, date 'infinity' AS c, json '{\"k\": 1}' AS d, "
     "int4range(1, 5) AS e UNION ALL SELECT 2, interval '1 day', 1.5, '2024-01-01', '[1]', 'empty'",

@@ -96,6 +96,8 @@ def test_all_modules_that_a_package_lists_count_if_everything_is_imported_from_i
         ("from importlib import import_module as load\nload('x' + 'y')\n", "no import statement names"),
         ("from importlib import import_module\nlist(map(import_module, ['x']))\n", "no import statement names"),
         ("import runpy\nrunpy.run_path('x.py')\n", "no import statement names"),
+        ("import lazy_loader as lazy\nlazy.attach_stub(__name__, __file__)\n", "lazy_loader"),
+        ("from lazy_loader import attach\nattach(__name__, ['parts'])\n", "lazy_loader"),
         ("exec(open('x.py').read())\n", "no import statement names"),
         ("import own_ghost\n", "its file is unknown"),
         ("def broken(:\n", "cannot be parsed"),

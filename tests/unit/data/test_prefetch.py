@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_mlops.data import prefetch as reading
 from airflow_mlops.data.prefetch import prefetch
 from tests.support.killing import Timeout, timeout_on_alarm
 
@@ -64,10 +65,9 @@ def test_the_reader_stays_within_its_bound_and_stops_when_the_writer_fails():
 
 @pytest.fixture
 def alarm():
-    """Raise :class:`Timeout` in the main thread soon, as Airflow's ``execution_timeout`` does."""
+    """A function. Soon after its call, :class:`Timeout` is raised in the main thread, as by Airflow's ``execution_timeout``."""
     with timeout_on_alarm():
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        yield
+        yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.3)
 
 
 def test_a_signal_ends_the_wait_and_cancels_the_query(alarm):
@@ -81,28 +81,29 @@ def test_a_signal_ends_the_wait_and_cancels_the_query(alarm):
         finally:
             closed.set()
 
-    started = time.monotonic()
     with pytest.raises(Timeout), prefetch(query(), cancelled.set) as ahead:
+        alarm()
         list(ahead)
     assert closed.is_set()
-    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize(
     "cancel", [None, lambda: False, lambda: 1 / 0, lambda: time.sleep(60)], ids=["none", "cannot", "fails", "blocks"]
 )
 def test_a_query_that_cannot_be_cancelled_does_not_hold_the_task(cancel, alarm, caplog):
-    release = threading.Event()
+    release, ended = threading.Event(), threading.Event()
 
     def query():
         release.wait(60)
+        ended.set()
         yield from batches([1])
 
-    started = time.monotonic()
+    # Airflow kills a task after 5 s. The time is not measured, because a loaded machine may stop this process for seconds.
+    assert reading._NORMAL_END + reading._CANCELLED_END < 4
     with pytest.raises(Timeout), prefetch(query(), cancel) as ahead:
+        alarm()
         list(ahead)
-    # Airflow kills a task after 5 s.
-    assert time.monotonic() - started < 4.5
+    assert not ended.is_set()
     assert "could not be cancelled" in caplog.text
     release.set()
 

@@ -45,7 +45,7 @@ def inference_service(
     spec = deepcopy(template["spec"])
     for field in _NOT_OF_POD:
         spec.pop(field, None)
-    # Knative accepts the security context of a pod only if an administrator allows it, but always that of a container.
+    # Knative always accepts a security context of a container. It accepts one of a pod only if an administrator has enabled it.
     # Fields that containers do not have, such as fsGroup, stay in the security context of the pod.
     security = spec.pop("securityContext", {})
     shared = {field: value for field, value in security.items() if field in _OF_BOTH}

@@ -86,8 +86,6 @@ class Rollout:
         """
         try:
             release, since = self._apply() if event is None else self._resumed(event)
-            if event is None and self._deferrable:
-                self._defer(since)
             pods = self._wait(release, since, event)
             if not pods:
                 raise DeploymentError(
@@ -189,7 +187,7 @@ class Rollout:
             )
 
     def _wait(self, release: Release, since: float, event: dict[str, Any] | None) -> list[Json]:
-        """Wait until the endpoint is ready, and return the pods that are ready."""
+        """Wait until the endpoint is ready, and return the pods that are ready. A deferrable task is deferred if it is not."""
         # The Airflow trigger has already waited.
         watch = state.Watch(since, self._target.limit, **({} if event is None else {"patience": 0}))
         logged = ""
@@ -210,6 +208,8 @@ class Rollout:
                     if said := state.complaint(live):
                         raise DeploymentError(f"{error} KServe says: {said}")
                 raise error
+            if event is None and self._deferrable:
+                self._defer(since)
             if (progress := state.progress(pods)) != logged:
                 logged = progress
                 self._log.info("%s %s: %s.", self._target.kind, self._api, progress)

@@ -13,6 +13,7 @@ from asgiref.sync import sync_to_async
 from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
+from airflow_mlops.compute.first_check import before_first_check
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.serving import kserve, manifests, state
 from airflow_mlops.compute.kubernetes.serving.api import EndpointApi, retry
@@ -66,6 +67,7 @@ class RolloutTrigger(BaseTrigger):
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in arguments}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        await before_first_check()
         try:
             event = {"status": await self._wait()}
         except Exception as error:

@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
+from airflow_mlops.compute.first_check import before_first_check
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.train_job import GROUP, PLURAL, VERSION
 from airflow_mlops.compute.kubernetes.train_jobs.api import retry
@@ -72,6 +73,7 @@ class TrainJobTrigger(BaseTrigger):
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in arguments}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        await before_first_check()
         try:
             event = {"status": await self._wait()}
         except Exception as error:

@@ -46,7 +46,8 @@ class BigQueryWarehouse(Warehouse):
     def view(self, request: ViewRequest) -> SqlView:
         def query(table: str, columns: dict[str, str]) -> str:
             if request.view.batch_source.timestamp_field_type.upper() in _WITHOUT_ZONE:
-                # BigQuery compares neither type with the time of an event. The project may have another default time zone.
+                # BigQuery does not compare a DATETIME or DATE with the time of an event (TIMESTAMP). The time zone is
+                # stated, because the default time zone of the project may not be UTC.
                 columns = {**columns, TIME: f"TIMESTAMP({columns[TIME]}, 'UTC')"}
             return select(table, columns)
 

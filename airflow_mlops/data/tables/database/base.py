@@ -25,8 +25,8 @@ POSTGRES_LOCK = """
         hashtextextended(concat(CAST(to_regclass(CAST(:name AS text)) AS oid), ' ', CAST(:part AS text)), 0)
     )
 """
-# A role or a database may have another default. A task that has waited for the lock would then not see, and not delete, the
-# rows that another task has written in the meantime.
+# A role or a database may have another default. A task that has waited for the lock would then not see the rows that
+# another task has written in the meantime, and would not delete them.
 POSTGRES_ISOLATION = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # Queries for the columns of a table: name, type and whether every insert must have a value. The result is empty if the
 # table does not exist.
@@ -223,7 +223,7 @@ class Table(ABC):
         for batch in batches:
             if self.database != "postgresql":
                 self._require_finite(batch)
-            # SQLite ignores the limits.
+            # SQLite does not enforce the declared lengths.
             if self.database != "sqlite":
                 self._require_short(batch, limits)
             columns = [writable(column, self.database) for column in batch.columns]
@@ -234,8 +234,8 @@ class Table(ABC):
             limit = limits.get(self._folded(field.name)) if pa.types.is_string(field.type) else None
             if limit is not None and (pc.max(pc.utf8_length(values)).as_py() or 0) > limit:
                 raise TableError(
-                    f"{self.where} was not changed, because a text of column {field.name!r} has more than {limit} characters, to "
-                    "which the table limits this column. Change its type to a longer text, or write to another table."
+                    f"{self.where} was not changed, because a text for column {field.name!r} has more than {limit} characters, the limit "
+                    "of the column. Change the type of the column to a longer text, or write to another table."
                 )
 
     def _require_finite(self, batch: pa.RecordBatch) -> None:

@@ -16,6 +16,7 @@ from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError, one_line
 from airflow_mlops.data.tables.lake_types import check_columns, fits, new_type, writable
@@ -155,6 +156,7 @@ class IcebergTable:
     def _commit(self, table: Table, schema: pa.Schema, part: Part, batches: Iterator[pa.RecordBatch]) -> int:
         """Delete and add the rows in one commit, and return the number of added rows."""
         columns = self._columns(schema, table)
+        partitions = _float_partitions(table)
         if table.properties.get("write.update.isolation-level", "serializable") != "serializable":
             raise TableError(
                 f"{self.where} has the property write.update.isolation-level, with which two tasks could write the same rows "
@@ -173,7 +175,10 @@ class IcebergTable:
                         raise TableError(
                             f"{self.where} allows no null in column {field.name!r}, but a row has a null there. Let the column allow nulls."
                         )
-                    arrays.append(writable(values).cast(field.type))
+                    written_values = writable(values).cast(field.type)
+                    if field.name in partitions:
+                        written_values = self._as_partition(written_values, field.name)
+                    arrays.append(written_values)
                 written += batch.num_rows
                 yield pa.RecordBatch.from_arrays(arrays, schema=columns)
 
@@ -188,6 +193,21 @@ class IcebergTable:
             reader = pa.RecordBatchReader.from_batches(columns, chain([first], found))
             table.overwrite(reader if table.spec().is_unpartitioned() else reader.read_all(), _selected(part))
         return written
+
+    def _as_partition(self, values: pa.Array, name: str) -> pa.Array:
+        """Return the values of a floating-point column by which the table is partitioned, with 0.0 instead of -0.0.
+
+        PyIceberg 0.12 selects the rows of a partition with ``==``. It would write rows with -0.0 or 0.0 twice, and cannot
+        write NaN.
+
+        :raises TableError: a value is NaN
+        """
+        if pc.any(pc.is_nan(values)).as_py():
+            raise TableError(
+                f"{self.where} is partitioned by column {name!r}, but a row has NaN there, which PyIceberg cannot write. "
+                "Partition the table by other columns, or let the column have nulls instead of NaN."
+            )
+        return pc.add(values, pa.scalar(0.0, values.type))
 
     @contextmanager
     def _errors(self, failed: list[BaseException]) -> Iterator[None]:
@@ -238,6 +258,14 @@ class IcebergTable:
                 f"{self.where} could not be written: {message}. A retry writes all rows again. Check that the catalog and "
                 "the files of the table can be reached, and that the credentials are valid where the step runs."
             ) from None
+
+
+def _float_partitions(table: Table) -> set[str]:
+    """Return the names of the floating-point columns by which a table is partitioned."""
+    from pyiceberg.types import DoubleType, FloatType
+
+    fields = [table.schema().find_field(partition.source_id) for partition in table.spec().fields]
+    return {field.name for field in fields if isinstance(field.field_type, (DoubleType, FloatType))}
 
 
 def _recognise_landed(catalog: Catalog) -> None:

@@ -14,7 +14,7 @@ from airflow_mlops.core import imports
 from airflow_mlops.core.errors import SpecError, TrainingError, named
 from airflow_mlops.models.inputs import frame
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
-from airflow_mlops.models.trainers.sklearn import preprocessing
+from airflow_mlops.models.trainers.sklearn import checkpoint, preprocessing
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 from airflow_mlops.models.trainers.weights import read_weights
 
@@ -30,7 +30,7 @@ class Batches:
 
     Batches do not depend on the files. Rows that are set aside are left out, so batches may be smaller.
 
-    :param data: with ``run``, the features; without ``run``, the features of all rows
+    :param data: names and types of the features. Without ``run``, also their values in all rows
     :param run: the training set; ``None`` for rows in memory
     :param rows: number of rows of a batch
     """
@@ -84,7 +84,8 @@ def fit(
     """Fit an estimator and its preprocessing, and return the pipeline of both.
 
     The first pass over the rows computes the statistics of the preprocessing. In each of the ``epochs`` passes that
-    follow, the batches are read in random order, and the rows of each batch are shuffled.
+    follow, the batches are read in random order, and the rows of each batch are shuffled. A retry continues after the last
+    complete epoch, with the same result.
 
     :param estimator: the estimator, which is not fitted yet
     :param user: the user's transformer, which is not fitted yet; ``None`` for the default by column type
@@ -115,18 +116,28 @@ def fit(
         transformer, sizes = _by_user(user, spec, batches)
     ends = np.cumsum(sizes)
     random = np.random.default_rng((seed, 2**32 + 2))
+    done = 0
+    if run is not None and spec.epochs > 1:
+        done, estimator = checkpoint.read(run, spec, estimator)
+        if done:
+            run.progress(f"Resuming from the checkpoint after epoch {done} of {spec.epochs}.")
     for epoch in range(spec.epochs):
         for batch in random.permutation(len(batches)):
             if not sizes[batch]:
                 continue
             rows = random.permutation(sizes[batch])
+            if epoch < done:
+                # Only the order of the later epochs depends on this one.
+                continue
             places = ends[batch] - sizes[batch] + rows
             if weights is not None:
                 arguments["sample_weight"] = weights[places]
             inputs = transformer.transform(batches.read(int(batch)).iloc[rows])
             estimator.partial_fit(inputs, data.labels[places], **arguments)
-        if run is not None:
+        if run is not None and epoch >= done:
             run.progress(f"Epoch {epoch + 1} of {spec.epochs}: {spec.label} has seen {sum(sizes):,} rows.")
+            if epoch + 1 < spec.epochs:
+                checkpoint.write(run, spec, estimator, epoch + 1)
     return make_pipeline(transformer, estimator)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_mlops.compute import first_check
 from airflow_mlops.core.errors import ModelUnhealthyError, SpecError, StoreError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
@@ -111,7 +112,8 @@ def fires(trigger):
     ("decision", "keys"),
     [("healthy", {"result"}), ("retrain", {"error", "message"})],
 )
-def test_the_trigger_waits_for_the_report(store, decision, keys):
+def test_the_trigger_waits_for_the_report(store, decision, keys, monkeypatch):
+    monkeypatch.setattr(first_check, "_SECONDS", 0)
     trigger = ModelHealthTrigger({"model": "delays", "window": "2013-04"}, 0.01, store.url)
 
     async def wait():

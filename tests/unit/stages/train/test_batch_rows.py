@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.core.imports import load
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.datasets.reader import Dataset
 from airflow_mlops.data.store import ArtifactStore
@@ -19,6 +20,7 @@ from airflow_mlops.stages.train.candidate import fit_candidate, load_data
 from airflow_mlops.stages.train.runs import unlogged_run
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import SklearnTrainer
+from tests.support.killing import Killed
 from tests.support.training import FEATURES, flights, timed, training_set
 
 SGD, REGRESSOR = "sklearn.linear_model.SGDClassifier", "sklearn.linear_model.SGDRegressor"
@@ -89,6 +91,46 @@ def test_the_model_is_that_of_partial_fit_on_the_same_batches(store):
     # Rows in memory, as in a search, give the same model.
     memory = sklearn.fit(SklearnTrainerSpec(**batched(params=steady, epochs=2)), data, 5)
     np.testing.assert_array_equal(memory.estimator[-1].coef_, found.model.estimator[-1].coef_)
+
+
+class Own:
+    """An object that skops does not trust."""
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params", "foreign", "resumed"),
+    [
+        (SGD, {**LOG_LOSS, "average": True}, False, True),
+        ("sklearn.neural_network.MLPClassifier", {"hidden_layer_sizes": [4]}, False, True),
+        (SGD, LOG_LOSS, True, False),
+    ],
+    ids=["linear", "network", "untrusted"],
+)
+def test_a_retry_continues_after_the_last_complete_epoch(store, monkeypatch, estimator, params, foreign, resumed):
+    trainer, ref = batched(estimator, params, epochs=3), training_set(store)
+    kind = load(estimator, "estimator")
+    real, calls = kind.partial_fit, []
+
+    def counted(self, *arguments, **given):
+        calls.append(1)
+        if len(calls) == 15:
+            raise Killed
+        if foreign:
+            self.note = Own()
+        return real(self, *arguments, **given)
+
+    expected = fit(store, trainer, ref, seed=5)
+    # The step deletes the checkpoint of a training that is complete.
+    store.delete("checkpoints/results/t.pt")
+    monkeypatch.setattr(kind, "partial_fit", counted)
+    with pytest.raises(Killed):
+        fit(store, trainer, ref, seed=5)
+    # The training was killed in the third epoch, in which each of the 6 batches is used again.
+    calls[:] = [1] * 20
+    found = fit(store, trainer, ref, seed=5)
+    assert len(calls) - 20 == (6 if resumed else 18)
+    data = read_part(open_dataset(store, ref), "test").frame
+    np.testing.assert_array_equal(found.model.predict(data), expected.model.predict(data))
 
 
 def test_only_one_batch_is_in_memory_and_the_files_do_not_matter(store, monkeypatch):

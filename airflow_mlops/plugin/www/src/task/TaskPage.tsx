@@ -110,7 +110,7 @@ const Validation = ({ result }: { result: Fields }) => (
           <Table.ColumnHeader>Result</Table.ColumnHeader>
           <Table.ColumnHeader>Severity</Table.ColumnHeader>
           <Table.ColumnHeader>Expectation</Table.ColumnHeader>
-          <Table.ColumnHeader>Unexpected rows</Table.ColumnHeader>
+          <Table.ColumnHeader whiteSpace="nowrap">Unexpected rows</Table.ColumnHeader>
         </Table.Row>
       </Table.Header>
       <Table.Body>
@@ -120,7 +120,7 @@ const Validation = ({ result }: { result: Fields }) => (
               {outcome.success ? "✓ met" : "✕ not met"}
             </Table.Cell>
             <Table.Cell>{outcome.severity ?? "critical"}</Table.Cell>
-            <Table.Cell>{outcome.expectation}</Table.Cell>
+            <Table.Cell overflowWrap="anywhere">{outcome.expectation}</Table.Cell>
             <Table.Cell>{number(outcome.unexpected)}</Table.Cell>
           </Table.Row>
         ))}
@@ -199,7 +199,7 @@ export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; ru
     return progress?.status ? (
       <TrainingProgress progress={progress} />
     ) : (
-      <Text color="fg.muted">This task has no machine-learning result yet. Only tasks of airflow-mlops operators have results here.</Text>
+      <Text color="fg.muted">This task has no machine-learning result. Tasks of airflow-mlops operators have one after they have succeeded. The log says why a task failed.</Text>
     );
   }
   const View = VIEWS[data?.kind ?? ""];

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,16 +133,24 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         server.server_close()
 
 
-def deploy(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, version: int, kind: type = Deployment, **options: Any):
+def deploy(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
+    kind: type = Deployment,
+    deferrable: bool = False,
+    **options: Any,
+):
     """Deploy a version, and return the endpoint."""
     from airflow_mlops.compute.kubernetes.serving.rollout import Rollout
 
-    pod = Pod(image=f"i:{version}", namespace="serving", deferrable=False)
+    pod = Pod(image=f"i:{version}", namespace="serving", deferrable=deferrable)
     target = kind(pod=pod, name="late", replicas=1, **options)
     ref = ModelVersionRef(model="late", version=version, run_id="r")
     chosen = DeployResult(model="late", version=ref, follows=False, check_key="k", summary="")
     step = call(step="deploy", spec={"model": "late", "version": version}, key=f"results/{version}-{options}")
-    run = Rollout(target, step, chosen, {}, logging.getLogger(__name__))
+    context = {"task": SimpleNamespace(execution_timeout=None), "ti": SimpleNamespace(start_date=None)}
+    run = Rollout(target, step, chosen, context, logging.getLogger(__name__))
     found = cluster.carry_out
 
     def carry_out(live: Any) -> None:
@@ -167,6 +176,16 @@ def test_a_canary_of_kserve_is_verified_grows_and_replaces_the_version_before(cl
     # Only the pod of the new revision was asked, and a larger share starts no further revision.
     assert old.asked == asked
     assert [server.version for server in cluster.servers.values()] == [1, 2]
+
+
+def test_a_deferrable_task_is_not_deferred_if_the_endpoint_is_ready_already(cluster, monkeypatch):
+    from airflow.sdk.exceptions import TaskDeferred
+
+    assert deploy(cluster, monkeypatch, 1, deferrable=True).version.version == 1
+    cluster.starts = [{"ready": False}]
+    with pytest.raises(TaskDeferred) as deferral:
+        deploy(cluster, monkeypatch, 2, deferrable=True)
+    assert (deferral.value.method_name, cluster.record().trying.endpoint.version.version) == ("rollout_ended", 2)
 
 
 def test_a_canary_that_kserve_ignores_is_withdrawn(cluster, monkeypatch):

@@ -18,7 +18,10 @@ READY = {**LIVE, "status": DONE}
 
 def trigger(answers: list[Any], monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """A trigger that reads the given answers, in order."""
+    from airflow_mlops.compute import first_check
     from airflow_mlops.compute.kubernetes.serving.trigger import RolloutTrigger
+
+    monkeypatch.setattr(first_check, "_SECONDS", 0)
 
     async def read(self: Any) -> Any:
         answer = answers.pop(0)

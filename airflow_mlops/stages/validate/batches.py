@@ -1,7 +1,7 @@
 """Validate a window whose rows do not fit into memory as one DataFrame. The results are the same as for one DataFrame.
 
-Great Expectations validates batches of the window with pandas. The results of expectations about single rows are
-merged. For the expectation of unique values, DuckDB finds the rows with repeated values
+Great Expectations validates batches of the window with pandas
+(:mod:`airflow_mlops.stages.validate.single_rows`). The results of expectations about single rows are merged. For the expectation of unique values, DuckDB finds the rows with repeated values
 (:mod:`airflow_mlops.stages.validate.duplicates`). Minimum, maximum, mean, sum and standard deviation are computed in
 batches (:mod:`airflow_mlops.stages.validate.aggregates`). All other expectations, such as those about distinct values,
 read all rows at once. If possible, they read only the columns that they name.
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.data.frames import ColumnFacts, as_frame
-from airflow_mlops.stages.validate import duplicates, sent_expectations
+from airflow_mlops.data.frames import ColumnFacts
+from airflow_mlops.stages.validate import duplicates, sent_expectations, single_rows
 from airflow_mlops.stages.validate.aggregates import can_aggregate, with_exact_sum, with_same_aggregate
 from airflow_mlops.stages.validate.checkpoint import Session, count_passed, was_not_computed
 from airflow_mlops.stages.validate.frequencies import SHOWN, count_all, values_of
@@ -34,7 +34,8 @@ from airflow_mlops.stages.validate.merged import MOST_DISTINCT, Merged
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
-from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
+from airflow_mlops.stages.validate.single_rows import columns_of, frame_of
+from airflow_mlops.stages.validate.times import with_time_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.validate.divided import DividedRows
 
 _POSITION = "mlops_position"
+_FIRST_ROWS = 4_096
 # Expectations whose result for a row does not depend on other rows.
 _ABOUT_SINGLE_ROWS = frozenset({
     "expect_column_pair_values_a_to_be_greater_than_b", "expect_column_pair_values_to_be_equal",
@@ -89,27 +91,19 @@ def run_in_batches(
     sent = {}
     if divided is not None:
         sent = {number: one for number, one in describe(streamed, rows.schema).items() if divided.takes(one)}
-    here = [one for number, one in streamed.items() if number not in sent]
     facts = with_whole_numbers((divided or rows).facts(), suite)
     session = Session(suite, name, site)
     merged = {number: Merged() for number in streamed}
-    identifier, found = None, None
-    for first, table in rows.batches():
-        frame = frame_of(table, facts)
-        if found is None:
-            # The first batch is validated with the whole suite, which gives the order of the results.
-            identifier, found = session.run(frame)
-            results = found.results
-        else:
-            results = session.check(here, frame)
-        for result in results:
-            if (number := position(result)) in sent:
-                merged[number].follow(result)
-            elif number in merged:
-                merged[number].add(result, frame, first)
-        if not here:
-            break
-    assert found is not None
+    # The first rows are validated with the whole suite, which gives the order of the results.
+    identifier, found = session.run(frame_of(rows.first(_FIRST_ROWS), facts))
+    # The fingerprint is not that of all rows.
+    found.meta["batch_markers"].pop("pandas_data_fingerprint", None)
+    for result in found.results:
+        if (number := position(result)) in merged:
+            merged[number].follow(result)
+    here = [one for number, one in streamed.items() if number not in sent and merged[number].failure is None]
+    for checked in single_rows.check(session, here, rows, facts):
+        merged[position(checked.result)].add(checked.result, checked.frame, checked.first_row)
     if divided is not None:
         _check_parts({number: streamed[number] for number in sent}, sent, merged, facts, divided)
     done = {number: one.result() for number, one in merged.items()}
@@ -258,14 +252,6 @@ def _without_position(result: ExpectationValidationResult) -> ExpectationValidat
     return result
 
 
-def frame_of(table: pa.Table, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
-    """Return a table as Great Expectations validates it.
-
-    :param facts: the facts of all rows
-    """
-    return as_frame(with_timestamps(table), facts)
-
-
 def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
     """Return the data that an expectation needs.
 
@@ -286,10 +272,3 @@ def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.D
     if not columns or getattr(expectation, "row_condition", None) is not None or not {*columns} <= {*rows.schema.names}:
         columns = None
     return with_exact_sum(expectation, frame_of(rows.table(columns), facts))
-
-
-def columns_of(expectation: Any) -> Sequence[str]:
-    """Return the columns that an expectation names, each once."""
-    single = (getattr(expectation, name, None) for name in ("column", "column_A", "column_B"))
-    listed = getattr(expectation, "column_list", None) or []
-    return list(dict.fromkeys(name for name in (*single, *listed) if isinstance(name, str)))

@@ -10,8 +10,8 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.shards import Piece, Round
-from airflow_mlops.stages.validate import checkpoint, sent_expectations
-from airflow_mlops.stages.validate.batches import frame_of, mark, position
+from airflow_mlops.stages.validate import checkpoint, sent_expectations, single_rows
+from airflow_mlops.stages.validate.batches import mark, position
 from airflow_mlops.stages.validate.collector import Collector
 from airflow_mlops.stages.validate.parts import Part
 from airflow_mlops.stages.validate.rows import Rows
@@ -57,10 +57,8 @@ def check(
     found = [Collector(rows.schema.empty_table().select(names)) for names in columns]
     with temporary_folder("validation") as site:
         session = checkpoint.Session(ExpectationSuite(name="suite"), "rows", site)
-        for first, table in rows.batches(part, parts):
-            frame = frame_of(table, known)
-            for result in session.check(restored, frame):
-                found[position(result)].add(result, table, frame, first)
+        for one in single_rows.check(session, restored, rows, known, part, parts):
+            found[position(one.result)].add(one.result, one.table, one.frame, one.first_row)
     return [collector.part() for collector in found]
 
 

@@ -13,7 +13,7 @@ from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.types import common_schema, conformed
 
 BATCH_ROWS = 262_144
-"""Number of rows that are validated at once. Windows of at most this size are validated as one pandas DataFrame.
+"""Number of rows of a batch. Windows of at most this size are validated as one pandas DataFrame.
 
 It is also the number of rows in a file of a larger quarantine and of its valid rows together, so it determines their ids.
 """
@@ -62,7 +62,16 @@ class Rows:
             yield first, batch.column(0)
             first += batch.num_rows
 
-    def batches(self, part: int = 0, parts: int = 1) -> Iterator[tuple[int, pa.Table]]:
+    def first(self, count: int) -> pa.Table:
+        """Read the first rows, ``count`` at most."""
+        for batch in self._read(None, self.schema, self._spans(0, 1)):
+            if batch.num_rows:
+                return pa.Table.from_batches([batch.slice(0, count)], self.schema)
+        return self.schema.empty_table()
+
+    def batches(
+        self, part: int = 0, parts: int = 1, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, pa.Table]]:
         """Yield tables of at most ``batch_rows`` rows, each with the number of rows of the part before it.
 
         The tables are the same for any number of parts. If there are no rows at all, one table without rows is yielded,
@@ -70,16 +79,17 @@ class Rows:
 
         :param part: number of the part of the rows, from 0
         :param parts: number of parts
+        :param columns: names of columns; all by default
         """
-        first = 0
+        first, schema = 0, self._schema(columns)
         for spans in row_spans.pieces(self.datasets, self.batch_rows, part, parts):
-            table = pa.Table.from_batches(self._read(None, self.schema, spans), self.schema)
+            table = pa.Table.from_batches(self._read(columns, schema, spans), schema)
             # If only a window of a dataset is selected, a piece may have no rows.
             if table.num_rows:
                 yield first, table
                 first += table.num_rows
         if not first and parts == 1:
-            yield first, self.schema.empty_table()
+            yield first, schema.empty_table()
 
     def facts(self, part: int = 0, parts: int = 1) -> dict[str, ColumnFacts]:
         """Return the facts about the values of each column that determine its type in pandas, by name of the column."""

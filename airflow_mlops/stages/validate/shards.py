@@ -35,7 +35,7 @@ from airflow_mlops.data.quarantine import quarantine_name, valid_name
 from airflow_mlops.stages import shards
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.shards import require_intact
-from airflow_mlops.stages.validate import batches, checkpoint, divided, one_part
+from airflow_mlops.stages.validate import batches, checkpoint, divided, one_part, single_rows
 from airflow_mlops.stages.validate.divided import DividedRows
 from airflow_mlops.stages.validate.merged import is_met
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
@@ -98,7 +98,7 @@ def check(shard: Round, rows: Rows, suite: ExpectationSuite, *, write: bool) -> 
     suite = with_time_bounds(suite, rows.schema.empty_table())
     streamed = batches.about_single_rows(suite)
     sent = batches.describe(streamed, rows.schema)
-    columns = [batches.columns_of(streamed[number]) for number in sent]
+    columns = [single_rows.columns_of(streamed[number]) for number in sent]
     parts = one_part.check(rows, list(sent.values()), columns, facts, shard.shard, shard.shards)
     results = dict(zip(sent, parts, strict=True))
     content = canonical_json({fingerprint(sent[number]): part.to_json() for number, part in results.items()})

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from great_expectations.execution_engine import pandas_execution_engine
 
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
@@ -37,6 +38,7 @@ VALUES = {
     "at": (pa.timestamp("us", "UTC"), [T0, T0 + timedelta(microseconds=1), T0 + timedelta(days=9), None]),
     "day": (pa.date32(), [T0.date(), T0.date() + timedelta(days=9), None]),
     "nothing": (pa.float64(), [None]),
+    "code": (pa.string(), [*(f"c{n}" for n in range(1_000)), None]),
 }
 
 
@@ -65,6 +67,8 @@ EXPECTATIONS = [
     one("column_value_lengths_to_be_between", column="text", min_value=1, max_value=1),
     one("column_values_to_match_regex", column="text", regex="^[a-z]"),
     one("column_values_to_not_match_regex_list", column="other", regex_list=["^A$", "1"]),
+    one("column_values_to_match_regex", column="code", regex="^c[0-4]"),
+    one("column_values_to_not_be_null", column="TEXT"),
     one("column_pair_values_to_be_equal", column_A="text", column_B="other"),
     one("column_pair_values_a_to_be_greater_than_b", column_A="whole", column_B="gaps", or_equal=True),
     one("multicolumn_sum_to_equal", column_list=["whole", "gaps"], sum_total=2),
@@ -136,9 +140,11 @@ def test_batches_have_the_results_of_the_whole_table(context, tmp_path):
     assert all("Data asset: rows<" in page for page in pages)
 
 
-def test_great_expectations_never_sees_more_rows_than_a_batch(context, tmp_path, monkeypatch):
-    """The memory would grow with the rows of the window."""
-    sizes = []
+def test_great_expectations_sees_three_batches_at_most_and_only_the_columns_of_the_expectations(
+    context, tmp_path, monkeypatch
+):
+    """The memory would grow with the rows of the window, and Great Expectations copies all columns for each expectation."""
+    sizes, columns, fingerprints = [], [], []
 
     class Watched(Session):
         def run(self, frame=None):
@@ -147,12 +153,16 @@ def test_great_expectations_never_sees_more_rows_than_a_batch(context, tmp_path,
 
         def check(self, expectations, frame):
             sizes.append(len(frame))
+            columns.append([*frame.columns])
             return super().check(expectations, frame)
 
+    monkeypatch.setattr(pandas_execution_engine, "hash_pandas_dataframe", lambda frame: fingerprints.append(frame))
     monkeypatch.setattr(batches, "Session", Watched)
     monkeypatch.setattr(Rows, "table", None)
     kinds = [
         one("column_values_to_be_between", column="whole", max_value=2),
+        one("column_values_to_not_match_regex", column="other", regex="c"),
+        one("column_values_to_match_regex", column="code", regex="c"),
         one("column_values_to_be_unique", column="whole"),
         one("column_values_to_be_unique", column="number"),
         one("column_to_exist", column="whole"),
@@ -164,8 +174,13 @@ def test_great_expectations_never_sees_more_rows_than_a_batch(context, tmp_path,
     dataset = open_dataset(context.store, write(context, table(3, 200)))
     suite = load_suite({"name": "s", "expectations": kinds})
     found, failing = run_in_batches(suite, Rows([dataset], batch_rows=40), "rows", tmp_path)
-    assert len(sizes) == 5 + len(kinds) - 1
-    assert max(sizes) == 40
+    assert len(sizes) == 1 + 2 * 3 + len(kinds) - 3
+    # The texts of `other` repeat, and each is checked once.
+    assert sizes[:7] == [40, 120, 3, 120, 80, 3, 80]
+    assert max(sizes) == 120
+    assert columns[:6] == [["whole"], ["other"], ["code"]] * 2
+    # Great Expectations would hash all rows that it sees, twice.
+    assert len(fingerprints) == 1
     assert {len(rows) for rows, result in zip(failing, found.results, strict=True) if result.success} == {0}
     assert len(max(failing, key=len)) == 200
     counts = [one for one in found.results if one.expectation_config.type.startswith("expect_table_row_count")]

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 _OWNED, _NOT_LOCKED = "mlops-owned-", "mlops-"
 # Each of these is mounted by one kernel only, and every process on it sees the same locks.
 _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The numbers of an ``OSError`` of a full disk."""
 
 
 class _Folder(NamedTuple):
@@ -74,13 +75,22 @@ def full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
-        raise SpillError(
-            f"The disk is full ({one_line(error, 200)}): temporary files are written to {tempfile.gettempdir()}. Free space there, or "
-            "set TMPDIR to a larger disk.",
-            disk_full=True,
-        ) from error
+        raise disk_full(one_line(error, 200)) from error
+
+
+def disk_full(detail: str) -> SpillError:
+    """Return the error of a step whose temporary files do not fit on the disk.
+
+    :param detail: the error of the operating system
+    """
+    folder = tempfile.gettempdir()
+    return SpillError(
+        f"The disk is full ({detail}): temporary files are written to {folder}. Free space there, or set TMPDIR to a larger disk. "
+        f"If `df -h {folder}` shows free space, `df -i {folder}` shows that there are too many files.",
+        disk_full=True,
+    )
 
 
 def lasting_folder(purpose: str) -> Path:

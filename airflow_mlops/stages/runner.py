@@ -14,7 +14,7 @@ from airflow_mlops.core.cpus import limit_libraries
 from airflow_mlops.core.temporary import remove_abandoned
 from airflow_mlops.data.results import read_result, write_result
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages import library_errors
+from airflow_mlops.stages import library_errors, resource_errors
 from airflow_mlops.stages.cache import Cached, types
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
@@ -61,6 +61,9 @@ def run_call(
     try:
         answer, cached = _run(call, store, connection, executors)
     except Exception as error:
+        exhausted = resource_errors.explain(error)
+        if exhausted is not None:
+            raise exhausted from error
         explained = library_errors.explain(error, call.step)
         if explained is None:
             raise

@@ -33,6 +33,7 @@ _OWNED, _NOT_LOCKED = "mlops-owned-", "mlops-"
 _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """The numbers of an ``OSError`` of a full disk."""
+_HARDLY_ANY_BYTES = 1_000_000
 
 
 class _Folder(NamedTuple):
@@ -91,6 +92,15 @@ def disk_full(detail: str) -> SpillError:
         f"If `df -h {folder}` shows free space, `df -i {folder}` shows that there are too many files.",
         disk_full=True,
     )
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether the file system of a folder has hardly any space, or no inodes.
+
+    This is for libraries that do not report why they could not write a file.
+    """
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize < _HARDLY_ANY_BYTES or (found.f_files > 0 and found.f_favail == 0)
 
 
 def lasting_folder(purpose: str) -> Path:

@@ -14,11 +14,12 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, Protocol
 
+from airflow_mlops.core import resource_errors
 from airflow_mlops.core.errors import MLOpsError, SpecError
 from airflow_mlops.core.secrets import mask, remember_fields
 from airflow_mlops.core.termination import peak_memory
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages import library_errors, resource_errors
+from airflow_mlops.stages import library_errors
 
 
 class Executors(Protocol):

@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any, get_type_hints
 
+from airflow_mlops.core import resource_errors
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Result, StepCall
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
@@ -14,7 +15,7 @@ from airflow_mlops.core.cpus import limit_libraries
 from airflow_mlops.core.temporary import remove_abandoned
 from airflow_mlops.data.results import read_result, write_result
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages import library_errors, resource_errors
+from airflow_mlops.stages import library_errors
 from airflow_mlops.stages.cache import Cached, types
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext

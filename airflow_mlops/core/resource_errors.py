@@ -19,7 +19,7 @@ from airflow_mlops.core.temporary import FULL, disk_full
 
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 # These libraries write to the disks of this machine only, and their exceptions have no number.
-_LOCAL_LIBRARIES = frozenset({"_duckdb", "duckdb", "lightgbm", "sqlite3", "xgboost"})
+_LOCAL_LIBRARIES = frozenset({"_catboost", "_duckdb", "duckdb", "lightgbm", "sqlite3", "xgboost"})
 _FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded|database or disk is full")
 # MLflow lists the files that it could not write. Its other messages can be those of the server, whose disk may be full.
 _NOT_DOWNLOADED = re.compile(r"failures occurred while downloading.*?(\[Errno (?:28|122)\][^#]*)", re.DOTALL)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops import __version__
+from airflow_mlops.core import resource_errors
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import (
     ComputeError,
@@ -24,7 +25,7 @@ from airflow_mlops.core.errors import (
     StoreError,
     TrainingError,
 )
-from airflow_mlops.stages import executors, resource_errors
+from airflow_mlops.stages import executors
 from airflow_mlops.stages.runner import run_call
 
 

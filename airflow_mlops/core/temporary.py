@@ -131,14 +131,19 @@ def _create(purpose: str) -> _Folder:
     # Executors of Spark create folders, but start no step.
     _remove_once(os.getpid())
     try:
-        root = Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
-        # Python tries to write a file in each folder that it considers.
+        return _create_in(Path(tempfile.gettempdir()), purpose)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        # Python tries to write a file in each folder that it considers, and finds none of them if the disk is full.
         raise SpillError(
             f"Temporary files cannot be written ({one_line(error, 200)}). Free space in TMPDIR, or set TMPDIR to a folder that the "
             "step can write.",
-            disk_full=True,
-        ) from None
+            disk_full=isinstance(error, FileNotFoundError),
+        ) from error
+
+
+def _create_in(root: Path, purpose: str) -> _Folder:
     if not _shares_locks(root):
         return _Folder(tempfile.TemporaryDirectory(prefix=f"{_NOT_LOCKED}{purpose}-"), None)
     while True:

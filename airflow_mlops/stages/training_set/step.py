@@ -124,6 +124,7 @@ def _write(
 
     with DatasetWriter(context.store, spec.name) as writer:
         content.write(writer, parts)
+        context.require_unfinished()
         manifest, _ = writer.commit(
             window=window_of(datasets),
             owner=spec.owner,

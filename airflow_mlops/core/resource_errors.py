@@ -14,7 +14,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError, SpillError, StoreError, one_line
+from airflow_mlops.core.errors import (
+    ComputeError,
+    MemoryLimitError,
+    MLOpsError,
+    SpillError,
+    StoreError,
+    TableError,
+    one_line,
+)
 from airflow_mlops.core.temporary import FULL, disk_full
 
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
@@ -39,8 +47,8 @@ def explain(error: Exception) -> MLOpsError | None:
             f"The step needs more open files than the limit of {limit} ({one_line(error, 200)}). Raise the limit (ulimit -n) of the "
             "worker or the container."
         )
-    # These errors name the folder that is full, or the limit.
-    if any(isinstance(item, (MemoryLimitError, SpillError, StoreError)) for item in chain):
+    # These errors name the folder or the table whose disk is full, or the limit.
+    if any(isinstance(item, (MemoryLimitError, SpillError, StoreError, TableError)) for item in chain):
         return None
     for item in chain:
         if isinstance(item, OSError) and item.errno in FULL:

@@ -23,6 +23,7 @@ from airflow_mlops.core.errors import (
     SourceError,
     SpillError,
     StoreError,
+    TableUnavailableError,
     TrainingError,
 )
 from airflow_mlops.stages import executors
@@ -89,6 +90,7 @@ def test_the_error_of_a_full_disk_names_the_folder_of_a_file_elsewhere():
         # These errors already name the disk.
         caused(StoreError("The store is full."), of_os(errno.ENOSPC)),
         caused(SpillError("The disk is full.", disk_full=True), of_os(errno.ENOSPC)),
+        caused(TableUnavailableError("The table could not be written."), of_os(errno.ENOSPC)),
         handled(MLOpsError("The run cannot be ended."), StoreError("The store is full.")),
         # The disks of servers.
         of_library("psycopg.errors", "could not extend file: No space left on device"),

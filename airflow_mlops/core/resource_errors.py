@@ -11,6 +11,7 @@ import errno
 import re
 import resource
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,10 +52,9 @@ def explain(error: Exception) -> MLOpsError | None:
     if any(isinstance(item, (MemoryLimitError, SpillError, StoreError, TableError)) for item in chain):
         return None
     for item in chain:
-        if isinstance(item, OSError) and item.errno in FULL:
+        number = item.errno if isinstance(item, OSError) else None
+        if number in FULL or (_library(item) in _LOCAL_LIBRARIES and _FULL_TEXT.search(str(item))):
             return _full(item)
-        if _library(item) in _LOCAL_LIBRARIES and _FULL_TEXT.search(str(item)):
-            return disk_full(one_line(item, 200))
         if _library(item) == "mlflow" and (found := _NOT_DOWNLOADED.search(str(item))):
             return disk_full(" ".join(found[1].split())[:200])
     for item in chain:
@@ -79,12 +79,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
-def _full(error: OSError) -> SpillError:
-    place = Path(error.filename) if isinstance(error.filename, str) else None
-    if place is None or place.is_relative_to(tempfile.gettempdir()):
-        return disk_full(one_line(error, 200))
-    # For example a file that the user's own function writes.
-    return SpillError(f"The disk is full ({one_line(error, 200)}). Free space in {place.parent}.", disk_full=True)
+def _full(error: BaseException) -> SpillError:
+    detail, temporary = one_line(error, 200), tempfile.gettempdir()
+    name = error.filename if isinstance(error, OSError) else None
+    if isinstance(name, str):
+        if Path(name).is_relative_to(temporary):
+            return disk_full(detail)
+        # For example a file that the user's own function writes.
+        return SpillError(f"The disk is full ({detail}). Free space in {Path(name).parent}.", disk_full=True)
+    if any(
+        frame.f_globals.get("__name__", "").startswith("feast.") for frame, _ in traceback.walk_tb(error.__traceback__)
+    ):
+        return SpillError(
+            f"A disk is full ({detail}): Feast writes to the registry and the stores that feature_store.yaml names, and to "
+            f"{temporary}. Free space there.",
+            disk_full=True,
+        )
+    return disk_full(detail)
 
 
 def _library(error: BaseException) -> str:

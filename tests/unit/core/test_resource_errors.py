@@ -84,6 +84,19 @@ def test_the_error_of_a_full_disk_names_the_folder_of_a_file_elsewhere():
     assert "TMPDIR" not in str(found)
 
 
+def test_the_error_of_a_full_disk_names_the_stores_of_feast():
+    write = {
+        "__name__": "feast.infra.online_stores.sqlite",
+        "error": sqlite3.OperationalError("database or disk is full"),
+    }
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        exec("raise error", write)
+    found = resource_errors.explain(caught.value)
+    assert isinstance(found, SpillError)
+    assert found.retryable
+    assert "feature_store.yaml" in str(found)
+
+
 @pytest.mark.parametrize(
     "error",
     [

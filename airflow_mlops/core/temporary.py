@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 _OWNED, _NOT_LOCKED = "mlops-owned-", "mlops-"
 # Each of these is mounted by one kernel only, and every process on it sees the same locks.
 _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The numbers of an ``OSError`` of a full disk."""
+_HARDLY_ANY_BYTES = 1_000_000
 
 
 class _Folder(NamedTuple):
@@ -74,13 +76,31 @@ def full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
-        raise SpillError(
-            f"The disk is full ({one_line(error, 200)}): temporary files are written to {tempfile.gettempdir()}. Free space there, or "
-            "set TMPDIR to a larger disk.",
-            disk_full=True,
-        ) from error
+        raise disk_full(one_line(error, 200)) from error
+
+
+def disk_full(detail: str) -> SpillError:
+    """Return the error of a step whose temporary files do not fit on the disk.
+
+    :param detail: the error of the operating system
+    """
+    folder = tempfile.gettempdir()
+    return SpillError(
+        f"The disk is full ({detail}): temporary files are written to {folder}. Free space there, or set TMPDIR to a larger disk. "
+        f"If `df -h {folder}` shows free space, `df -i {folder}` shows that there are too many files.",
+        disk_full=True,
+    )
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether the file system of a folder has hardly any space, or no inodes.
+
+    This is for libraries that do not report why they could not write a file.
+    """
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize < _HARDLY_ANY_BYTES or (found.f_files > 0 and found.f_favail == 0)
 
 
 def lasting_folder(purpose: str) -> Path:
@@ -111,14 +131,19 @@ def _create(purpose: str) -> _Folder:
     # Executors of Spark create folders, but start no step.
     _remove_once(os.getpid())
     try:
-        root = Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
+        return _create_in(Path(tempfile.gettempdir()), purpose)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
         # gettempdir() writes a test file to each candidate folder, and raises FileNotFoundError if every write fails.
         raise SpillError(
             f"Temporary files cannot be written ({one_line(error, 200)}). Free space in TMPDIR, or set TMPDIR to a folder that the "
             "step can write.",
-            disk_full=True,
-        ) from None
+            disk_full=isinstance(error, FileNotFoundError),
+        ) from error
+
+
+def _create_in(root: Path, purpose: str) -> _Folder:
     if not _shares_locks(root):
         return _Folder(tempfile.TemporaryDirectory(prefix=f"{_NOT_LOCKED}{purpose}-"), None)
     while True:

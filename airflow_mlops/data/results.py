@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Origin, Provenance, StepCall
 from airflow_mlops.core.fingerprints import fingerprint
-from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.store import ArtifactStore, as_json
 
 OUTCOMES = "outcomes.json"
 """Name of the file with the results of a validation's expectations, see :func:`outcomes_key`."""
@@ -65,9 +65,12 @@ def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:
         return None
 
 
-def write_result(store: ArtifactStore, key: str, result: dict[str, Any]) -> None:
-    """Store the result of a finished step under ``key``."""
-    store.write_json(key, result)
+def write_result(store: ArtifactStore, key: str, result: dict[str, Any]) -> bool:
+    """Store the result of a finished step under ``key``, unless another try of the task has stored its result.
+
+    :return: whether the store has this result
+    """
+    return store.create_exclusive(key, as_json(result))
 
 
 class CacheEntry(Model):

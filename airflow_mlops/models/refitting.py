@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import THRESHOLD, Calibration, ModelContract
-from airflow_mlops.core.errors import TrainingError, one_line
-from airflow_mlops.core.temporary import temporary_folder
+from airflow_mlops.core.errors import StoreError, TrainingError, one_line
+from airflow_mlops.core.temporary import FULL, temporary_folder
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
@@ -79,6 +81,7 @@ def refit(
         The newest row has the weight 1. A network (TorchTrainer) is fitted without weights
     :param class_weight: weights of the classes; classes that the rows lack are left out
     :raises TrainingError: the model cannot be fitted to the rows, or there are too few rows for the calibration
+    :raises SpillError: the disk is full
     """
     calibration, aside = contract.calibration, None
     if calibration is not None:
@@ -90,7 +93,7 @@ def refit(
             class_weight = {name: weight for name, weight in class_weight.items() if name in present}
         data = replace(data, weights=with_class_weight(class_weight, data.labels, data.classes, data.weights))
     if isinstance(spec, TorchTrainerSpec):
-        with temporary_folder("rows") as folder:
+        with _temporary_store() as folder:
             model = _fit(spec, seed, data, _streamed(folder, contract, rows))
     else:
         model = _fit(spec, seed, data, None)
@@ -183,6 +186,22 @@ def _fit(spec: TrainerSpec, seed: int, data: TrainingData, run: TrainingRun | No
     trainer: Any = trainer_module(spec.kind)  # type: ignore[attr-defined]
     fitted: FittedModel = trainer.fit(spec, data, seed, run)
     return fitted
+
+
+@contextmanager
+def _temporary_store() -> Iterator[Path]:
+    """Create a folder for a temporary store.
+
+    :raises SpillError: the disk is full
+    """
+    with temporary_folder("rows") as folder:
+        try:
+            yield folder
+        except StoreError as error:
+            # The user's artifact store is not full.
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+                raise error.__cause__ from None
+            raise
 
 
 def _streamed(folder: Path, contract: ModelContract, rows: pa.Table) -> TrainingRun:

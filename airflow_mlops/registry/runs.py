@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.errors import RegistryError, StoreError
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore
 from airflow_mlops.registry.client import is_missing, quoted, registry_errors, unless_missing, without_credentials
 from airflow_mlops.registry.run_places import place, remember
@@ -107,7 +107,14 @@ def claimed_run(
                 own, created = str(made.info.run_id), True
             # If the response to the write was lost and the write was repeated, the file already exists and contains
             # this run's id.
-            run_id = own if store.create_exclusive(claim, own.encode()) else store.read_bytes(claim).decode()
+            try:
+                run_id = own if store.create_exclusive(claim, own.encode()) else store.read_bytes(claim).decode()
+            except StoreError:
+                # The next try finds this run by its tag. Until then, MLflow must not show it as running.
+                if created:
+                    with suppress(Exception):
+                        client.set_terminated(own, "FAILED")
+                raise
         # No other try deletes a run that has the first claim.
         if (created and number == 1 and run_id == own) or _is_active(client, run_id):
             break

@@ -14,6 +14,7 @@ from airflow_mlops.core.secrets import mask
 from airflow_mlops.core.termination import error_in
 from airflow_mlops.core.usage import Usage
 from airflow_mlops.data.kept_selections import KeptSelections
+from airflow_mlops.data.results import read_result
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.executors import Executors
 from airflow_mlops.stages.usage import Meter
@@ -21,6 +22,10 @@ from airflow_mlops.stages.usage import Meter
 log = logging.getLogger("airflow_mlops.stages")
 
 _ADHOC = "results/adhoc"
+
+
+class FinishedElsewhereError(Exception):
+    """Another try of the task has finished the step. This error never leaves :func:`airflow_mlops.stages.runner.run_call`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,18 @@ class StepContext:
         :return: ``None`` without an Airflow task
         """
         return None if self.is_adhoc else KeptSelections(self.store, self.key)
+
+    def require_unfinished(self) -> None:
+        """Check that no other try of the task has finished the step.
+
+        A worker that was suspended may continue a try after the retry has finished. A step whose inputs can change
+        between tries calls this method before it makes its output the current one.
+
+        :raises FinishedElsewhereError: the store has a result of the step
+        """
+        # An object store needs one request to read a file, and two to find out that a file does not exist.
+        if not self.is_adhoc and read_result(self.store, self.key) is not None:
+            raise FinishedElsewhereError
 
     def processed(self, rows: int) -> None:
         """Record the number of rows that the step has processed, for its usage."""

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, Protocol
 
+from airflow_mlops.core import resource_errors
 from airflow_mlops.core.errors import MLOpsError, SpecError
 from airflow_mlops.core.secrets import mask, remember_fields
 from airflow_mlops.core.termination import peak_memory
@@ -59,9 +60,9 @@ def answer(function: str, store: str, arguments: Mapping[str, Any], part: Any) -
         found["result"] = getattr(import_module(module), name)(opened, arguments, part)
         read, written = opened.traffic.read - read, opened.traffic.written - written
     except Exception as error:  # noqa: BLE001 - the step raises it again, on its own machine
-        explained: MLOpsError | None = (
-            None if isinstance(error, MLOpsError) else library_errors.explain(error, _step(function))
-        )
+        explained = resource_errors.explain(error)
+        if explained is None and not isinstance(error, MLOpsError):
+            explained = library_errors.explain(error, _step(function))
         if isinstance(error, ModuleNotFoundError):
             explained = SpecError(
                 f"The Python of the executors has no module {error.name!r}. Install its package on the executors, or pass a "

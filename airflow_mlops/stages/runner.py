@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any, get_type_hints
 
+from airflow_mlops.core import resource_errors
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Result, StepCall
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
@@ -17,13 +18,14 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages import library_errors
 from airflow_mlops.stages.cache import Cached, types
 from airflow_mlops.stages.calls import check_version
-from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.context import FinishedElsewhereError, StepContext
 from airflow_mlops.stages.executors import Executors
 from airflow_mlops.stages.usage import Meter, record
 
 log = logging.getLogger("airflow_mlops.stages")
 # The steps with which the training of a model begins. They answer the requests that started the DAG run.
 _TRAINING_STEPS = frozenset({"training_set", "search", "train"})
+_FINISHED_ELSEWHERE = "Another try of this task has finished the step in the meantime. Its stored result is returned."
 
 
 def run_call(
@@ -60,14 +62,21 @@ def run_call(
     remove_abandoned()
     try:
         answer, cached = _run(call, store, connection, executors)
+    except FinishedElsewhereError:
+        log.info(_FINISHED_ELSEWHERE)
+        return read_result(store, call.key) or {}
     except Exception as error:
+        exhausted = resource_errors.explain(error)
+        if exhausted is not None:
+            raise exhausted from error
         explained = library_errors.explain(error, call.step)
         if explained is None:
             raise
         log.error("The step %r cannot process its data. The traceback of the library:", call.step, exc_info=True)
         raise explained from None
-    if answer:
-        write_result(store, call.key, answer)
+    if answer and not write_result(store, call.key, answer):
+        log.info(_FINISHED_ELSEWHERE)
+        return read_result(store, call.key) or {}
     if cached is not None:
         cached.keep(answer)
     return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -133,6 +134,12 @@ def observed_network(**shape):
 def dying_network(**shape):
     if os.environ.get("RANK") == "1":
         os.kill(os.getpid(), signal.SIGKILL)
+    return slow_network(**shape)
+
+
+def full_disk(**shape):
+    if os.environ.get("RANK"):
+        raise OSError(errno.ENOSPC, "No space left on device")
     return slow_network(**shape)
 
 

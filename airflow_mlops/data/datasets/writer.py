@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import uuid
 from collections.abc import Iterable
@@ -121,9 +122,14 @@ class DatasetWriter:
         file = files.enter_context(self.store.create(key))
         # With a small limit, Parquet soon stops building dictionaries for columns of mostly distinct values. Writing
         # then takes half the time, and files are smaller.
-        writer = pq.ParquetWriter(
-            file, self._schema, compression="zstd", compression_level=1, dictionary_pagesize_limit=128 << 10
-        )
+        try:
+            writer = pq.ParquetWriter(
+                file, self._schema, compression="zstd", compression_level=1, dictionary_pagesize_limit=128 << 10
+            )
+        except BaseException:
+            # The store may be too full for the first bytes, so the file is not one of the open files yet.
+            files.__exit__(*sys.exc_info())
+            raise
         self._open[part] = (key, file, writer, files)
         self._rows[part] = 0
         self._contents[part] = ContentHash(self._schema)

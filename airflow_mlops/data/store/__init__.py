@@ -6,7 +6,7 @@ from airflow_mlops.data.store.artifact_store import ArtifactStore
 from airflow_mlops.data.store.files import HashingFile, ReadableFile
 from airflow_mlops.data.store.pauses import ATTEMPTS, pauses
 from airflow_mlops.data.store.uploads import UnfinishedUpload
-from airflow_mlops.data.store.writing import SMALL_BYTES
+from airflow_mlops.data.store.writing import SMALL_BYTES, as_json
 
 __all__ = [
     "ATTEMPTS",
@@ -15,5 +15,6 @@ __all__ = [
     "HashingFile",
     "ReadableFile",
     "UnfinishedUpload",
+    "as_json",
     "pauses",
 ]

@@ -21,6 +21,11 @@ from airflow_mlops.data.store.location import Location
 SMALL_BYTES = 8 << 20
 
 
+def as_json(value: Any) -> bytes:
+    """Return the content of a JSON file in the store, which people can read."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
 class Writing(Location):
     """Writes whole files, and replaces existing ones."""
 
@@ -85,7 +90,7 @@ class Writing(Location):
 
     def write_json(self, key: str, value: Any) -> None:
         """Write ``value`` as JSON to ``key``, and replace an existing file."""
-        self.write_bytes(key, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
+        self.write_bytes(key, as_json(value))
 
     def delete(self, key: str) -> None:
         """Delete ``key`` if it exists.

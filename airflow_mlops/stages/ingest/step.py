@@ -55,6 +55,7 @@ def ingest(source: Source, spec: IngestSpec, context: StepContext) -> IngestResu
             raise EmptyWindowError(" ".join([_no_rows(spec), *source.describe().get("notes", [])]))
         description = source.describe()
         notes = [*description.get("notes", []), *kept_as_text]
+        context.require_unfinished()
         manifest, unchanged = writer.commit(
             window=spec.window,
             owner=spec.owner,

@@ -174,6 +174,7 @@ class Scoring:
         return sum(rows.num_rows for number in range(shard) for rows in self._batches([column], number, count))
 
     def _commit(self, writer: DatasetWriter, details: dict[str, Any], seconds: float) -> Manifest:
+        self.context.require_unfinished()
         return writer.commit(
             window=self.window,
             description=f"Predictions of {self.version}",

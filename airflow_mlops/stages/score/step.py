@@ -166,6 +166,7 @@ def _finished(
         index.update(context.store, spec.model, "scoring", manifest.name)
     if table is None or spec.write_to is None:
         return found
+    context.require_unfinished()
     written, where = writing.written(spec.write_to, writing.write(table, Dataset(context.store, manifest)))
     into = f"Wrote {counted(written.rows, 'row')} to {where}."
     return found.model_copy(update={"summary": f"{found.summary} {into}", "written_to": written})

@@ -124,6 +124,7 @@ def _write(
             details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
         content.write(writer, parts)
         details |= checked()
+        context.require_unfinished()
         manifest, _ = writer.commit(
             window=window_of(datasets),
             owner=spec.owner,

@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.registry.runs import KEY, experiment_for, run_for
@@ -91,6 +92,23 @@ def test_tries_at_once_make_one_run(client, store, model):
         assert len(results) == 3
         found = [run for run in runs(client, model) if run.data.tags[KEY] == f"results/{number}.json"]
         assert [(run.info.run_id, run.info.status) for run in found] == [(results[0], "FINISHED")]
+
+
+def test_a_run_that_a_full_store_does_not_record_is_ended_and_the_next_try_resumes_it(
+    client, store, model, monkeypatch
+):
+    def full(*_):
+        raise StoreError("The store is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, "create_exclusive", full)
+        with pytest.raises(StoreError), run_for(client, store, model, "results/one.json", "n"):
+            pass
+    (run,) = runs(client, model)
+    assert run.info.status == "FAILED"
+    with run_for(client, store, model, "results/one.json", "n") as run_id:
+        assert client.get_run(run_id).info.status == "RUNNING"
+    assert run_id == run.info.run_id
 
 
 def test_two_tries_at_once_make_one_version(client, store, spec, model):

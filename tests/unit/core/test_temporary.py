@@ -223,6 +223,18 @@ def test_a_full_disk_is_one_clear_error_that_can_be_retried(root, number):
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.parametrize(("number", "retryable"), [(errno.EACCES, False), (errno.EROFS, False), (errno.ENOENT, True)])
+def test_a_folder_that_cannot_be_written_is_one_clear_error(root, monkeypatch, number, retryable):
+    # Root may write every folder, and a folder that a task has removed may exist again at the next try.
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number), str(root))
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refused)
+    with pytest.raises(SpillError, match=f"{root}.*TMPDIR") as caught, temporary_folder("model"):
+        pass
+    assert caught.value.retryable == retryable
+
+
 def as_spool(rows):
     with spooled(rows):
         pass

@@ -71,19 +71,22 @@ def test_an_error_while_writing_leaves_no_dataset_and_no_file(store):
         find_datasets(store, "numbers")
 
 
-def test_a_full_disk_raises_a_store_error_and_leaves_no_file(store, monkeypatch):
+@pytest.mark.parametrize("fits", [0, 1])
+def test_a_full_disk_raises_a_store_error_and_leaves_no_file(store, monkeypatch, fits):
     # A real full disk needs a mounted filesystem, so the write is made to fail as it would on one.
     real = HashingFile.write
 
     def full(self: HashingFile, data: bytes) -> int:
-        if self.bytes > 0:
+        if self.bytes >= fits:
             raise self._failed(OSError(errno.ENOSPC, "No space left on device"))
         return real(self, data)
 
     monkeypatch.setattr(HashingFile, "write", full)
-    with pytest.raises(StoreError, match="full"):
+    # The exception is kept, as it is by Airflow: Python frees its frames only later.
+    with pytest.raises(StoreError, match="full") as caught:
         write(store, 1, 2, 3, window=APRIL)
     assert files(store) == []
+    assert caught.value.retryable
 
 
 def test_a_changed_file_is_refused(store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.core.errors import SpecError, SpillError, TrainingError
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import find_metric
@@ -35,6 +36,7 @@ from airflow_mlops.models.trainers.spec import (
 from airflow_mlops.models.training_data import read_part
 from airflow_mlops.stages.search.objective import Attempt, Validation
 from airflow_mlops.trainers import CatBoostTrainer, Int, LightGBMTrainer, Search, XGBoostTrainer
+from tests.support import disks
 from tests.support.online import assert_online_equals_batch
 from tests.support.training import FEATURES, flights
 
@@ -290,6 +292,23 @@ def test_an_interrupted_training_continues_from_its_checkpoint(kind, tmp_path, m
     assert any(line.startswith("Resuming from the checkpoint after round 21 of 60") for line in resumed.lines)
     assert model.to_onnx(part(dataset)) == whole.to_onnx(part(dataset))
     assert model.params == whole.params
+
+
+def test_files_that_catboost_could_not_write_are_a_full_disk(tmp_path, monkeypatch):
+    dataset = write(tmp_path, flights(100))
+    real = catboost.load("catboost")
+
+    def fit_on_a_full_disk(*_, **__):
+        raise real.CatBoostError("can not load pod type(4, 0 bytes)")
+
+    monkeypatch.setattr(real.CatBoost, "fit", fit_on_a_full_disk)
+    with pytest.raises(TrainingError, match="pod type"):
+        fit(dataset, spec("catboost"))
+    with disks.mounted(tmp_path / "small", "500k") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(SpillError, match="pod type") as caught:
+            fit(dataset, spec("catboost"))
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.linear_model import LinearRegression
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.errors import SpillError
 from airflow_mlops.models.refitting import AGE, refit
-from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec, TorchTrainerSpec
+from tests.support import disks
 
 CONTRACT = ModelContract(
     task="regression",
@@ -31,3 +35,13 @@ def test_rows_with_ages_are_weighted_relative_to_the_newest_row(since):
     found = refit(LINEAR, 0, CONTRACT, rows).predict(rows).score
     assert found == pytest.approx(expected.predict(x[:, None]))
     assert found != pytest.approx(LinearRegression().fit(x[:, None], label).predict(x[:, None]), abs=0.01)
+
+
+def test_rows_that_do_not_fit_on_the_disk_are_not_a_full_artifact_store(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).normal(size=100_000)
+    with disks.mounted(tmp_path / "small", "200k") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(SpillError, match=str(folder)) as caught:
+            refit(TorchTrainerSpec(), 0, CONTRACT, pa.table({"x": values, "label": values}))
+        assert caught.value.retryable
+        assert list(folder.iterdir()) == []

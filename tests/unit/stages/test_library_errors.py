@@ -90,8 +90,6 @@ def test_no_error_about_data_is_retried(fails):
     [
         OSError("disk full"),
         ConnectionResetError("lost"),
-        MemoryError(),
-        pa.lib.ArrowMemoryError("malloc"),
         pa.lib.ArrowException("unknown"),
         duckdb.IOException("no space"),
         duckdb.OutOfMemoryException("8 GB"),

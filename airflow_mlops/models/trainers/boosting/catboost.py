@@ -11,7 +11,7 @@ import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, TrainingError, one_line
-from airflow_mlops.core.temporary import temporary_folder
+from airflow_mlops.core.temporary import disk_full, is_full, temporary_folder
 from airflow_mlops.models.onnx.boosting import ABOVE, IN, CategoryNumbers, Ensemble, Link, Tree
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.library import RANKING, Job, choose, gpus, load, objectives, threads
@@ -78,6 +78,7 @@ def train(job: Job) -> CatBoostModel:
 
     :param job: the rows and the settings of the training
     :raises TrainingError: CatBoost refuses the parameters or the rows
+    :raises SpillError: the disk is full
     """
     catboost = load("catboost")
     known = objectives(_OBJECTIVES, job.task, job.spec)
@@ -125,6 +126,9 @@ def train(job: Job) -> CatBoostModel:
                     _pool(catboost, job.rows), eval_set=held_out, use_best_model=False, init_model=start, **options
                 )
         except catboost.CatBoostError as error:
+            # CatBoost reports that it cannot read the files that it could not write.
+            if is_full(folder):
+                raise disk_full(one_line(error, 200)) from error
             raise TrainingError(f"CatBoost cannot train with params={spec.params}: {one_line(error, 300)}") from error
         before = start.tree_count_ if start is not None else 0
         if job.gpu:

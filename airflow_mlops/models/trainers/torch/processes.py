@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from airflow_mlops.core import errors as exceptions
 from airflow_mlops.core.errors import MLOpsError, SpecError, TrainingError
 from airflow_mlops.core.temporary import temporary_folder
+from airflow_mlops.core.termination import error_in
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.trainers.torch import launch
 from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint
@@ -99,7 +99,9 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
         file = folder / "task"
         file.write_bytes(pickle.dumps((messages.address, task)))
         on_this_node = _on_this_node(task.spec)
-        command = [sys.executable, "-m", launch.__name__, f"--nproc-per-node={on_this_node}"]
+        # By default, torchrun leaves a folder for logs in TMPDIR.
+        logs = f"--log-dir={folder}/logs"
+        command = [sys.executable, "-m", launch.__name__, f"--nproc-per-node={on_this_node}", logs]
         if nodes() == 1:
             command += ["--standalone", "--local-addr=127.0.0.1"]
         threads = str(max(1, torch.get_num_threads() // on_this_node))
@@ -192,8 +194,7 @@ class _Messages:
             while True:
                 kind, *values = connection.recv()
                 if kind == "error":
-                    name, message = values
-                    self.error = self.error or getattr(exceptions, name)(message)
+                    self.error = self.error or error_in(*values)
                 elif self.run_error is None:
                     try:
                         (self._run.log if kind == "metrics" else self._run.progress)(*values)

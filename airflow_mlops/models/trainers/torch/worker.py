@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from airflow_mlops.core import resource_errors
 from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.termination import described
 from airflow_mlops.models.trainers.torch.loop import Loop
 from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, gpu_memory, make_network
 
@@ -35,8 +37,11 @@ def main(file: str) -> int:
     with Client(address, "AF_UNIX") as parent:
         try:
             _train(task, parent)
-        except MLOpsError as error:
-            parent.send(("error", type(error).__name__, str(error)))
+        except Exception as error:
+            shown = resource_errors.explain(error) or error
+            if not isinstance(shown, MLOpsError):
+                raise
+            parent.send(("error", described(shown)))
             return 1
     return 0
 

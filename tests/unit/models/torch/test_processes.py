@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.core.errors import SpecError, SpillError, TrainingError
 from tests.support.networks import (
     Record,
     train,
@@ -55,6 +56,16 @@ def test_the_gradient_of_several_processes_is_the_gradient_of_their_joint_batch(
     assert (tmp_path / "preloaded").exists()
     # Freeing the process group can block forever.
     assert not (tmp_path / "freed").exists()
+
+
+def test_a_full_disk_in_a_process_is_an_error_that_can_be_retried_and_nothing_is_left(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(SpillError) as caught:
+        train(dataset, module="tests.support.networks:full_disk", processes=2, device="cpu", key="checkpoints/full.pt")
+    assert caught.value.retryable
+    # PyTorch keeps its compiled functions there.
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []
 
 
 def test_a_process_that_dies_or_fails_ends_all_processes(dataset):

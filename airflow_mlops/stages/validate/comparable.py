@@ -21,11 +21,13 @@ def can_compare(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks) or (pa.types.is_decimal128(kind) and kind.scale >= 0)
 
 
-def comparable(values: Any, facts: ColumnFacts) -> Any:
+def comparable(values: Any, facts: ColumnFacts, column: str) -> Any:
     """Convert values to the type :func:`comparable_type`. Missing values, including NaN, become null.
 
     :param values: an Arrow array or chunked array
     :param facts: the facts of all rows of the column
+    :param column: name of the column, for error messages
+    :raises SchemaError: a date or time is not in the years 1 to 9999
     """
     wanted = comparable_type(values.type, facts)
     if pa.types.is_decimal(values.type) and pa.types.is_floating(wanted):
@@ -35,7 +37,7 @@ def comparable(values: Any, facts: ColumnFacts) -> Any:
         return pc.add(pc.if_else(pc.is_nan(values), None, values), 0.0)
     if is_time(values.type):
         # Time zones would differ between DuckDB and Arrow.
-        return as_utc(values, "The column").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+        return as_utc(values, f"Column {column!r}").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     return values if values.type.equals(wanted) else values.cast(wanted)
 
 

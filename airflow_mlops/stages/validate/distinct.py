@@ -101,7 +101,7 @@ def _counted(rows: Selected, column: str) -> Iterator[DuckDBPyConnection]:
 
     def values() -> Iterator[pa.RecordBatch]:
         for chunked in rows.column(column):
-            yield from pa.Table.from_arrays([comparable(chunked, facts)], schema=schema).to_batches()
+            yield from pa.Table.from_arrays([comparable(chunked, facts, column)], schema=schema).to_batches()
 
     sql = "CREATE TABLE counts AS SELECT value, count(*) AS rows FROM given WHERE value IS NOT NULL GROUP BY value"
     with relational.connect_bounded(most=MEMORY) as connection:

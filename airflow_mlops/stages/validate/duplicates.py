@@ -52,7 +52,7 @@ def repeated_rows(rows: Selected, columns: Sequence[str], most: int, ignored: st
     def keys() -> Iterator[pa.RecordBatch]:
         nonlocal count, missing
         for numbers, table in rows.tables(columns):
-            values = [comparable(table[column], rows.facts[column]) for column in columns]
+            values = [comparable(table[column], rows.facts[column], column) for column in columns]
             found = pa.Table.from_arrays([pa.array(numbers), *values], schema=schema)
             if ignored in _IGNORED:
                 nulls = [pc.is_null(value) for value in values]

@@ -136,7 +136,7 @@ def _at(rows: Selected, column: str, positions: Any) -> tuple[int, dict[int, pa.
     def values() -> Iterator[pa.RecordBatch]:
         nonlocal count
         for chunked in rows.column(column):
-            found = comparable(chunked, facts).drop_null()
+            found = comparable(chunked, facts, column).drop_null()
             count += len(found)
             yield from pa.Table.from_arrays([found], schema=schema).to_batches()
 

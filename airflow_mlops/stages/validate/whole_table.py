@@ -133,7 +133,7 @@ class _Check:
         count = missing = 0
         for values in self._rows.column(column):
             count += len(values)
-            missing += comparable(values, facts).null_count
+            missing += comparable(values, facts, column).null_count
         # The types are those of Great Expectations.
         return {"column.non_null_proportion": np.float64((count - missing) / count) if count else 0}
 

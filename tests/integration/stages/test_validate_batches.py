@@ -111,6 +111,7 @@ EXPECTATIONS = [
     *(one(kind, **given, **CONDITION) for kind, given in CONDITIONED),
     one("column_values_to_not_be_null", column="text", row_condition="whole > whole.mean()", condition_parser="pandas"),
     one("column_to_exist", column="price"),
+    one("column_type_to_be", column="gaps", type_="float64"),
     one("table_columns_to_match_ordered_list", column_list=[*VALUES, "number"]),
 ]  # fmt: skip
 

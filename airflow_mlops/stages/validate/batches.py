@@ -29,6 +29,7 @@ from airflow_mlops.stages.validate.aggregates import with_exact_sum
 from airflow_mlops.stages.validate.checkpoint import Session, count_passed
 from airflow_mlops.stages.validate.conditions import has_condition, row_condition
 from airflow_mlops.stages.validate.frequencies import count_all, values_of
+from airflow_mlops.stages.validate.garbage import collected
 from airflow_mlops.stages.validate.merged import Merged
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.row_numbers import RowNumbers
@@ -94,7 +95,7 @@ def run_in_batches(
     session = Session(suite, name, site)
     merged = {number: Merged() for number in streamed}
     identifier, found = None, None
-    for first, table in rows.batches():
+    for first, table in collected(rows.batches()):
         frame = frame_of(table, facts)
         if found is None:
             # The first batch is validated with the whole suite, which gives the order of the results.

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.data.frames import as_frame
+from airflow_mlops.stages.validate.garbage import collected
 from airflow_mlops.stages.validate.merged import Merged
 from airflow_mlops.stages.validate.rows import BATCH_ROWS
 from airflow_mlops.stages.validate.selected import Selected
@@ -39,7 +40,7 @@ def merged(
     found = Merged()
     none = before = rows.schema.empty_table().select([column])
     found.follow(check(as_frame(with_timestamps(none), rows.facts)))
-    for numbers, table in _large(rows, column):
+    for numbers, table in collected(_large(rows, column)):
         values = pa.concat_tables([before, table])
         frame = as_frame(with_timestamps(values), rows.facts)
         frame.index = np.concatenate([np.full(before.num_rows, _BEFORE), numbers])

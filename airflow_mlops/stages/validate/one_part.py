@@ -13,6 +13,7 @@ from airflow_mlops.stages.shards import Piece, Round
 from airflow_mlops.stages.validate import checkpoint, sent_expectations
 from airflow_mlops.stages.validate.batches import frame_of, mark, position
 from airflow_mlops.stages.validate.collector import Collector
+from airflow_mlops.stages.validate.garbage import collected
 from airflow_mlops.stages.validate.parts import Part
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.splitting import failing_in, split
@@ -57,7 +58,7 @@ def check(
     found = [Collector(rows.schema.empty_table().select(names)) for names in columns]
     with temporary_folder("validation") as site:
         session = checkpoint.Session(ExpectationSuite(name="suite"), "rows", site)
-        for first, table in rows.batches(part, parts):
+        for first, table in collected(rows.batches(part, parts)):
             frame = frame_of(table, known)
             for result in session.check(restored, frame):
                 found[position(result)].add(result, table, frame, first)

@@ -117,7 +117,7 @@ def metric(kind: str, rows: Selected, **kwargs: object) -> object:
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_values_of_one_column_are_those_of_pandas(name, data):
     kind, values = COLUMNS[name]
@@ -157,7 +157,7 @@ def test_values_of_one_column_are_those_of_pandas(name, data):
             assert name in ("text", "at", "day", "flag") or method in ("linear", "midpoint") or whole.dtype == object
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_repeated_rows_of_several_columns_are_those_of_pandas(data):
     draw = random.Random(data.draw(st.integers(0, 999)))

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.data.frames import ColumnFacts, as_frame
+from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.moments import is_text, is_time
-from airflow_mlops.stages.validate.rows import Rows
-from airflow_mlops.stages.validate.times import with_timestamps
+from airflow_mlops.stages.validate.selected import Selected
+from airflow_mlops.stages.validate.times import frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,21 +30,23 @@ _SUM = "expect_column_sum_to_be_between"
 _MOMENTS = ("expect_column_mean_to_be_between", "expect_column_stdev_to_be_between", _SUM)
 
 
-def can_aggregate(expectation: Any, rows: Rows) -> bool:
-    """Return whether the rows are read in batches to compute what an expectation compares with its bounds."""
+def can_aggregate(expectation: Any, schema: pa.Schema) -> bool:
+    """Return whether the rows are read in batches to compute what an expectation compares with its bounds.
+
+    :param schema: the columns of the rows
+    """
     kind = expectation.expectation_type
-    if kind not in (*_EXTREMES, *_MOMENTS) or getattr(expectation, "row_condition", None) is not None:
+    if kind not in (*_EXTREMES, *_MOMENTS) or expectation.column not in schema.names:
         return False
-    if expectation.column not in rows.schema.names:
-        return False
-    values = rows.schema.field(expectation.column).type
+    values = schema.field(expectation.column).type
     return _is_number(values) or (kind in _EXTREMES and (is_text(values) or is_time(values)))
 
 
-def with_same_aggregate(expectation: Any, rows: Rows, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
+def with_same_aggregate(expectation: Any, rows: Selected, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
     """Return a few values that have the same aggregate as all values of the column.
 
     :param expectation: an expectation that :func:`can_aggregate` accepts
+    :param rows: the rows that the expectation considers
     :param facts: the facts of all rows
     :return: a DataFrame with the column of the expectation
     """
@@ -53,7 +55,7 @@ def with_same_aggregate(expectation: Any, rows: Rows, facts: Mapping[str, Column
     kind: str = expectation.expectation_type
     column: str = expectation.column
     empty = _frame(rows.schema.empty_table().column(column), column, facts)[column]
-    batches = (_frame(values, column, facts)[column] for _, values in rows.column(column))
+    batches = (_frame(values, column, facts)[column] for values in rows.column(column))
     if kind in _EXTREMES:
         return _extreme(empty, batches, _EXTREMES[kind]).to_frame()
     moments = _Moments()
@@ -109,7 +111,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _frame(values: pa.Array | pa.ChunkedArray, name: str, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
-    return as_frame(with_timestamps(pa.table({name: values})), facts)
+    return frame_of(pa.table({name: values}), facts)
 
 
 class _Moments:

@@ -1,9 +1,9 @@
 """Validate a window whose rows do not fit into memory as one DataFrame. The results are the same as for one DataFrame.
 
-Great Expectations validates batches of the window with pandas
-(:mod:`airflow_mlops.stages.validate.single_rows`). The results of expectations about single rows are merged. For the expectation of unique values, DuckDB finds the rows with repeated values
-(:mod:`airflow_mlops.stages.validate.duplicates`). Minimum, maximum, mean, sum and standard deviation are computed in
-batches (:mod:`airflow_mlops.stages.validate.aggregates`). All other expectations, such as those about distinct values,
+Great Expectations validates batches of the window with pandas (:mod:`airflow_mlops.stages.validate.single_rows`), and
+the results of expectations about single rows are merged. For most expectations about several rows, such as unique or
+distinct values, means and quantiles, the values are compared, sorted or added in bounded memory
+(:mod:`airflow_mlops.stages.validate.whole_table`). A few other expectations
 read all rows at once. If possible, they read only the columns that they name.
 
 The memory does not grow with the number of rows, except for these other expectations. The numbers of the failing rows
@@ -23,22 +23,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from airflow_mlops.data.frames import ColumnFacts
-from airflow_mlops.stages.validate import duplicates, sent_expectations, single_rows
-from airflow_mlops.stages.validate.aggregates import can_aggregate, with_exact_sum, with_same_aggregate
-from airflow_mlops.stages.validate.checkpoint import Session, count_passed, was_not_computed
-from airflow_mlops.stages.validate.frequencies import SHOWN, count_all, values_of
-from airflow_mlops.stages.validate.merged import MOST_DISTINCT, Merged
+from airflow_mlops.stages.validate import sent_expectations, single_rows, whole_table
+from airflow_mlops.stages.validate.aggregates import with_exact_sum
+from airflow_mlops.stages.validate.checkpoint import Session, count_passed
+from airflow_mlops.stages.validate.conditions import has_condition, row_condition
+from airflow_mlops.stages.validate.frequencies import count_all, values_of
+from airflow_mlops.stages.validate.merged import Merged
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
-from airflow_mlops.stages.validate.single_rows import columns_of, frame_of
-from airflow_mlops.stages.validate.times import with_time_bounds
+from airflow_mlops.stages.validate.single_rows import columns_of
+from airflow_mlops.stages.validate.times import frame_of, with_time_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation import Expectation
@@ -59,11 +60,11 @@ _ABOUT_SINGLE_ROWS = frozenset({
     "expect_column_values_to_match_regex_list", "expect_column_values_to_match_strftime_format",
     "expect_column_values_to_not_be_in_set", "expect_column_values_to_not_be_null",
     "expect_column_values_to_not_match_regex", "expect_column_values_to_not_match_regex_list",
-    "expect_multicolumn_sum_to_equal", "expect_select_column_values_to_be_unique_within_record",
+    "expect_multicolumn_sum_to_equal", "expect_multicolumn_values_to_be_equal",
+    "expect_select_column_values_to_be_unique_within_record",
 })  # fmt: skip
-_COUNT_ROWS = ("expect_table_row_count_to_be_between", "expect_table_row_count_to_equal")
 _NAME_COLUMNS = (
-    "expect_column_to_exist", "expect_table_column_count_to_be_between", "expect_table_column_count_to_equal",
+    "expect_column_to_exist", "expect_column_type_to_be", "expect_table_column_count_to_be_between", "expect_table_column_count_to_equal",
     "expect_table_columns_to_match_ordered_list", "expect_table_columns_to_match_set",
 )  # fmt: skip
 
@@ -86,7 +87,7 @@ def run_in_batches(
     suite = with_time_bounds(suite, rows.schema.empty_table())
     mark(suite.expectations)
     # A session adds the suite to a project, which changes the expectations. They are therefore collected first.
-    streamed = about_single_rows(suite)
+    streamed = about_single_rows(suite, rows.schema)
     others = {number: one for number, one in enumerate(suite.expectations) if number not in streamed}
     sent = {}
     if divided is not None:
@@ -109,12 +110,8 @@ def run_in_batches(
     done = {number: one.result() for number, one in merged.items()}
     failing = {number: one.rows for number, one in merged.items()}
     for number, expectation in others.items():
-        if _is_about_repeated(expectation, rows):
-            one = _repeated(expectation, rows, facts, session)
-            done[number], failing[number] = one.result(), one.rows
-            continue
-        if _is_about_count(expectation):
-            done[number], failing[number] = _counted(expectation, rows, facts, session), RowNumbers()
+        if (one := whole_table.check(expectation, rows, facts, session)) is not None:
+            done[number], failing[number] = one
             continue
         needed = _needed(expectation, rows, facts)
         (done[number],) = session.check([expectation], needed)
@@ -127,11 +124,15 @@ def run_in_batches(
     return found, [failing[number] for number in order]
 
 
-def about_single_rows(suite: ExpectationSuite) -> dict[int, Any]:
-    """Return the expectations whose result for a row does not depend on other rows, by their position in the suite."""
+def about_single_rows(suite: ExpectationSuite, schema: pa.Schema) -> dict[int, Any]:
+    """Return the expectations whose result for a row does not depend on other rows, by their position in the suite.
+
+    :param schema: the columns of the rows
+    """
     return {
         number: one for number, one in enumerate(suite.expectations)
-        if one.expectation_type in _ABOUT_SINGLE_ROWS and getattr(one, "row_condition", None) is None
+        if one.expectation_type in _ABOUT_SINGLE_ROWS
+        and (not has_condition(one) or row_condition(one, schema) is not None)
     }  # fmt: skip
 
 
@@ -171,62 +172,6 @@ def _check_parts(
             merged[number].add_part(part, values, first_row)
 
 
-def _is_about_repeated(expectation: Any, rows: Rows) -> bool:
-    return (
-        expectation.expectation_type == "expect_column_values_to_be_unique"
-        and getattr(expectation, "row_condition", None) is None
-        and expectation.column in rows.schema.names
-        and duplicates.can_compare(rows.schema.field(expectation.column).type)
-    )
-
-
-def _repeated(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts], session: Session) -> Merged:
-    """Validate that values are unique. Great Expectations sees only the rows that the Data Docs need."""
-    import pandas as pd
-
-    column = expectation.column
-    repeated = duplicates.repeated_rows(rows, column, most=MOST_DISTINCT + 1)
-    first_rows = repeated.numbers.first(SHOWN)
-    shown = np.unique(np.concatenate([first_rows, np.array([row for row, _ in repeated.frequent], np.int64)]))
-    parts = [rows.schema.empty_table().select([column])]
-    for first, values in rows.column(column) if len(shown) else ():
-        here = shown[np.searchsorted(shown, first) : np.searchsorted(shown, first + len(values))] - first
-        parts.append(pa.table([values.take(pa.array(here))], schema=parts[0].schema))
-    frame = frame_of(pa.concat_tables(parts), facts)
-    frame.index = pd.Index(shown)
-    (result,) = session.check([expectation], frame)
-    merged = Merged()
-    merged.follow(result)
-    values = dict(zip(shown.tolist(), frame[column], strict=True))
-    merged.add_counted(
-        {"element_count": rows.count, "missing_count": repeated.missing, "unexpected_count": len(repeated.numbers)},
-        repeated.numbers,
-        [values[row] for row in first_rows.tolist()],
-        [(values[row], count) for row, count in repeated.frequent],
-    )
-    return merged
-
-
-def _is_about_count(expectation: Any) -> bool:
-    # Only Great Expectations knows the values of parameters.
-    return (
-        expectation.expectation_type in _COUNT_ROWS
-        and getattr(expectation, "row_condition", None) is None
-        and sent_expectations.PARAMETER not in str(expectation.configuration.kwargs)
-    )
-
-
-def _counted(
-    expectation: Any, rows: Rows, facts: dict[str, ColumnFacts], session: Session
-) -> ExpectationValidationResult:
-    """Compare the number of rows with the bounds. Great Expectations would need all rows in a DataFrame, and hash them."""
-    (result,) = session.check([expectation], frame_of(rows.schema.empty_table(), facts))
-    if not was_not_computed(result):
-        found = expectation._validate(metrics={"table.row_count": rows.count})
-        result.success, result.result = bool(found["success"]), found["result"]
-    return result
-
-
 def unexpected_rows(result: ExpectationValidationResult) -> NDArray[np.int64]:
     """Return the numbers of the rows that do not meet an expectation, as Great Expectations lists them."""
     return np.array(sorted(map(int, result.result.get("unexpected_index_list") or [])), np.int64)
@@ -255,20 +200,17 @@ def _without_position(result: ExpectationValidationResult) -> ExpectationValidat
 def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
     """Return the data that an expectation needs.
 
-    An expectation about the number of rows gets rows without columns. An expectation about the names of columns gets
-    columns without rows. An expectation about an aggregate gets a few values with the same aggregate. All others get all
-    rows of the columns that they name, or of all columns.
+    An expectation about the number of rows gets rows without columns. An expectation about the names or types of columns gets
+    columns without rows. All others get all rows of the columns that they name, or of all columns.
     """
     import pandas as pd
 
-    if expectation.expectation_type in _COUNT_ROWS:
+    if expectation.expectation_type in whole_table.COUNT_ROWS:
         return pd.DataFrame(index=pd.RangeIndex(rows.count))
     if expectation.expectation_type in _NAME_COLUMNS:
         return frame_of(rows.schema.empty_table(), facts)
-    if can_aggregate(expectation, rows):
-        return with_same_aggregate(expectation, rows, facts)
     columns: Sequence[str] | None = columns_of(expectation)
     # The condition of an expectation on its rows may name any column.
-    if not columns or getattr(expectation, "row_condition", None) is not None or not {*columns} <= {*rows.schema.names}:
+    if not columns or has_condition(expectation) or not {*columns} <= {*rows.schema.names}:
         columns = None
     return with_exact_sum(expectation, frame_of(rows.table(columns), facts))

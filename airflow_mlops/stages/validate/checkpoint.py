@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
 from airflow_mlops.core.isolation import without
 from airflow_mlops.core.secrets import mask
-from airflow_mlops.data.frames import ColumnFacts, as_frame
+from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.aggregates import with_exact_sum
 from airflow_mlops.stages.validate.frequencies import count_all
@@ -23,7 +23,7 @@ from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.pages import index_page, self_contained
 from airflow_mlops.stages.validate.rendering_errors import rendering_errors
 from airflow_mlops.stages.validate.spec import ExpectationOutcome
-from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
+from airflow_mlops.stages.validate.times import frame_of, with_time_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +222,7 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     suite = with_time_bounds(suite, table)
     session = Session(suite, name, site)
     facts = {name: ColumnFacts().with_values(table[name]) for name in table.column_names}
-    frame = as_frame(with_timestamps(table), with_whole_numbers(facts, suite))
+    frame = frame_of(table, with_whole_numbers(facts, suite))
     identifier, found = session.run(frame)
     # The session has given the expectations their ids.
     for expectation in suite.expectations:

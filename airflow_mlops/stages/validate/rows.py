@@ -55,6 +55,16 @@ class Rows:
         schema = self._schema(columns)
         return pa.Table.from_batches(self._read(columns, schema, self._spans(0, 1)), schema)
 
+    def columns(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the values of some columns in batches, each with the number of rows before it.
+
+        :param names: names of the columns, each once and at least one
+        """
+        first, schema = 0, self._schema(names)
+        for batch in self._read(names, schema, self._spans(0, 1)):
+            yield first, pa.Table.from_batches([batch], schema)
+            first += batch.num_rows
+
     def column(self, name: str, part: int = 0, parts: int = 1) -> Iterator[tuple[int, pa.Array]]:
         """Yield the values of a column in batches, each with the number of rows of the part before it."""
         first = 0

@@ -96,7 +96,7 @@ def check(shard: Round, rows: Rows, suite: ExpectationSuite, *, write: bool) -> 
     counts, _ = known[0]
     facts = with_whole_numbers(facts, suite)
     suite = with_time_bounds(suite, rows.schema.empty_table())
-    streamed = batches.about_single_rows(suite)
+    streamed = batches.about_single_rows(suite, rows.schema)
     sent = batches.describe(streamed, rows.schema)
     columns = [single_rows.columns_of(streamed[number]) for number in sent]
     parts = one_part.check(rows, list(sent.values()), columns, facts, shard.shard, shard.shards)

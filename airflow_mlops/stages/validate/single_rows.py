@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.data.frames import ColumnFacts, as_frame
+from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.moments import is_text
+from airflow_mlops.stages.validate.conditions import has_condition, row_condition
+from airflow_mlops.stages.validate.garbage import collected
 from airflow_mlops.stages.validate.rows import Rows
-from airflow_mlops.stages.validate.times import with_timestamps
+from airflow_mlops.stages.validate.times import frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,21 +71,14 @@ def check(
     named = {name for group in groups for name in group.columns}
     if not named:
         return
-    for batches in _joined(rows.batches(part, parts, [name for name in rows.schema.names if name in named])):
+    columns = [name for name in rows.schema.names if name in named]
+    for batches in collected(_joined(rows.batches(part, parts, columns))):
         joined = [(batches[0][0], pa.concat_tables([table for _, table in batches]))]
         for group in groups:
             for first, table in joined if group.is_exact else batches:
                 yield from group.check(session, first, table.select(group.columns), facts)
         # These rows are not kept while the next ones are read.
         del batches, joined, table
-
-
-def frame_of(table: pa.Table, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
-    """Return a table as Great Expectations validates it.
-
-    :param facts: the facts of all rows
-    """
-    return as_frame(with_timestamps(table), facts)
 
 
 def columns_of(expectation: Any) -> Sequence[str]:
@@ -129,8 +124,10 @@ def _groups(expectations: Sequence[Any], schema: pa.Schema) -> list[_Group]:
     for expectation in expectations:
         given = columns_of(expectation)
         needed = [names[name.casefold()] for name in given if name.casefold() in names]
-        # A condition on the rows may name any column.
-        if not given or len(needed) < len(given) or getattr(expectation, "row_condition", None) is not None:
+        condition = row_condition(expectation, schema) if has_condition(expectation) else None
+        if condition is not None:
+            needed, is_exact = [name for name in schema.names if name in {*needed, *condition.columns}], False
+        elif not given or len(needed) < len(given) or has_condition(expectation):
             needed, is_exact = schema.names, False
         else:
             is_exact = needed == given

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.moments import parse
+from airflow_mlops.data.frames import ColumnFacts, as_frame
 from airflow_mlops.data.moments import as_utc, is_time
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
     from great_expectations import ExpectationSuite
 
@@ -34,6 +36,14 @@ def with_timestamps(table: pa.Table) -> pa.Table:
         if is_time(field.type):
             table = table.set_column(index, field.name, as_utc(table.column(index), f"Column {field.name!r}"))
     return table
+
+
+def frame_of(table: pa.Table, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
+    """Return a table as Great Expectations validates it.
+
+    :param facts: the facts of all rows
+    """
+    return as_frame(with_timestamps(table), facts)
 
 
 def with_time_bounds(suite: ExpectationSuite, table: pa.Table) -> ExpectationSuite:

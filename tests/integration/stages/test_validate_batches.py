@@ -46,6 +46,18 @@ def one(kind: str, **kwargs: object) -> dict[str, object]:
     return {"type": f"expect_{kind}", "kwargs": kwargs}
 
 
+QUANTILES = {"quantiles": [0, 0.25, 1 / 3, 0.9], "value_ranges": [[0, 1], [None, 1], [0, None], [0, 9]]}
+CONDITION = {"row_condition": "gaps > 0 and other != 'A'", "condition_parser": "pandas"}
+CONDITIONED = [
+    ("column_values_to_be_between", {"column": "whole", "max_value": 1}),
+    ("column_values_to_be_null", {"column": "nothing"}),
+    ("column_pair_values_to_be_equal", {"column_A": "text", "column_B": "other"}),
+    ("column_values_to_be_unique", {"column": "whole"}),
+    ("column_mean_to_be_between", {"column": "whole", "max_value": 1}),
+    ("column_median_to_be_between", {"column": "whole", "max_value": 1}),
+    ("column_distinct_values_to_equal_set", {"column": "text", "value_set": ["a"]}),
+    ("column_proportion_of_non_null_values_to_be_between", {"column": "text", "min_value": 0.99}),
+]
 EXPECTATIONS = [
     one("column_values_to_be_between", column="whole", max_value=2),
     one("table_row_count_to_be_between", min_value=10, max_value=30),
@@ -77,6 +89,8 @@ EXPECTATIONS = [
     one("column_values_to_be_unique", column="number"),
     one("column_values_to_be_unique", column="nothing"),
     one("compound_columns_to_be_unique", column_list=["whole", "text", "double"]),
+    one("compound_columns_to_be_unique", column_list=["ids", "flag"], ignore_row_if="never", mostly=0.1),
+    one("compound_columns_to_be_unique", column_list=["at", "price"], ignore_row_if="any_value_is_missing"),
     *(one("column_min_to_be_between", column=name, max_value=1) for name in ("ids", "double", "flag", "price")),
     one("column_min_to_be_between", column="other"),
     one("column_min_to_be_between", column="day", min_value="2024-03-06"),
@@ -84,8 +98,24 @@ EXPECTATIONS = [
     *(one("column_sum_to_be_between", column=name, max_value=1) for name in ("whole", "flag", "nothing")),
     one("column_max_to_be_between", column="at", max_value="2024-03-06"),
     one("column_distinct_values_to_be_in_set", column="other", value_set=["a", "A", "b1"]),
-    one("column_values_to_be_between", column="whole", max_value=1, row_condition='gaps > 0', condition_parser="pandas"),
+    one("column_distinct_values_to_be_in_set", column="whole", value_set=[1, 30]),
+    one("column_distinct_values_to_contain_set", column="gaps", value_set=[1, 2]),
+    one("column_distinct_values_to_equal_set", column="text", value_set=["a", "z"]),
+    one("column_unique_value_count_to_be_between", column="at", max_value=2),
+    one("column_proportion_of_unique_values_to_be_between", column="price", max_value=0.1),
+    one("column_proportion_of_non_null_values_to_be_between", column="text", min_value=0.9),
+    *(one("column_most_common_value_to_be_in_set", column=name, value_set=[1, "a"]) for name in ("ids", "other", "nothing")),
+    *(one("column_median_to_be_between", column=name, max_value=1) for name in ("gaps", "ids", "flag", "price", "nothing")),
+    *(one("column_quantile_values_to_be_between", column=name, quantile_ranges=QUANTILES) for name in ("gaps", "ids", "nothing")),
+    one("column_quantile_values_to_be_between", column="price", quantile_ranges=QUANTILES, allow_relative_error="linear"),
+    one("column_values_to_be_increasing", column="gaps", mostly=0.5),
+    one("column_values_to_be_decreasing", column="at", strictly=True),
+    *(one("column_values_to_be_of_type", column=name, type_="str") for name in ("other", "whole")),
+    one("multicolumn_values_to_be_equal", column_list=["text", "other"]),
+    *(one(kind, **given, **CONDITION) for kind, given in CONDITIONED),
+    one("column_values_to_not_be_null", column="text", row_condition="whole > whole.mean()", condition_parser="pandas"),
     one("column_to_exist", column="price"),
+    one("column_type_to_be", column="gaps", type_="float64"),
     one("table_columns_to_match_ordered_list", column_list=[*VALUES, "number"]),
 ]  # fmt: skip
 
@@ -170,15 +200,28 @@ def test_great_expectations_sees_three_batches_at_most_and_only_the_columns_of_t
         one("table_row_count_to_equal", value=200),
         one("table_row_count_to_be_between", min_value=1, max_value=199),
         *(one(f"column_{name}_to_be_between", column="whole") for name in ("min", "max", "mean", "sum", "stdev")),
-    ]
+        one("compound_columns_to_be_unique", column_list=["whole", "text"]),
+        one("column_distinct_values_to_be_in_set", column="other", value_set=["a", "A", "b1"]),
+        one("column_unique_value_count_to_be_between", column="number", max_value=200),
+        one("column_most_common_value_to_be_in_set", column="flag", value_set=[True, False], ties_okay=True),
+        one("column_median_to_be_between", column="number", max_value=200),
+        one("column_quantile_values_to_be_between", column="number", quantile_ranges={"quantiles": [0.5], "value_ranges": [[9, 190]]}),
+        one("column_proportion_of_non_null_values_to_be_between", column="other", min_value=1),
+        one("column_values_to_be_null", column="nothing", **CONDITION),
+        one("column_values_to_be_unique", column="whole", **CONDITION),
+        one("column_mean_to_be_between", column="whole", **CONDITION),
+        one("column_median_to_be_between", column="whole", **CONDITION),
+    ]  # fmt: skip
     dataset = open_dataset(context.store, write(context, table(3, 200)))
     suite = load_suite({"name": "s", "expectations": kinds})
     found, failing = run_in_batches(suite, Rows([dataset], batch_rows=40), "rows", tmp_path)
-    assert len(sizes) == 1 + 2 * 3 + len(kinds) - 3
+    # Four expectations are about single rows. That with a condition sees one batch at a time.
+    assert len(sizes) == 1 + 2 * 3 + 5 + len(kinds) - 4
     # The texts of `other` repeat, and each is checked once.
-    assert sizes[:7] == [40, 120, 3, 120, 80, 3, 80]
+    assert sizes[:12] == [40, 120, 3, 120, 40, 40, 40, 80, 3, 80, 40, 40]
     assert max(sizes) == 120
-    assert columns[:6] == [["whole"], ["other"], ["code"]] * 2
+    conditioned = ["other", "nothing", "gaps"]
+    assert [*map(sorted, columns[:7])] == [["whole"], ["other"], ["code"], *[sorted(conditioned)] * 3, ["whole"]]
     # Great Expectations would hash all rows that it sees, twice.
     assert len(fingerprints) == 1
     assert {len(rows) for rows, result in zip(failing, found.results, strict=True) if result.success} == {0}

@@ -36,6 +36,13 @@ SUITE = {
         one("column_values_to_be_between", column="at", max_value="2024-03-05"),
         one("column_values_to_be_unique", column="key"),
         one("column_mean_to_be_between", column="number", min_value=0),
+        one(
+            "column_values_to_be_between",
+            column="number",
+            max_value=9,
+            row_condition="whole > 0",
+            condition_parser="pandas",
+        ),
     ],
 }
 

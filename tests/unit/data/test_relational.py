@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.errors import SpecError, SpillError
 from airflow_mlops.data import relational, sorting
 from airflow_mlops.data.feast import point_in_time
+from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.stages.join_labels import joining
 from airflow_mlops.stages.training_set.events import in_order
 from airflow_mlops.stages.validate import duplicates
@@ -182,8 +184,8 @@ def test_repeated_values_and_ids_are_sorted_with_little_memory(monkeypatch):
     monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 0)
     table = pa.table({"id": [2, 1, 2]})
     list(sorting.in_order(table.to_batches(), table.schema, ["id"], 3))
-    rows = SimpleNamespace(schema=table.schema, column=lambda name: [(0, table[name].chunk(0))])
-    assert duplicates.repeated_rows(rows, "id", most=1).numbers.first(9).tolist() == [0, 2]
+    rows = SimpleNamespace(schema=table.schema, facts={"id": ColumnFacts()}, tables=lambda _: [(np.arange(3), table)])
+    assert duplicates.repeated_rows(rows, ["id"], most=1).numbers.first(9).tolist() == [0, 2]
     assert limits == ["1000MB", "300MB"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from airflow_mlops.metrics.columns import columns_of, converted, why_invalid
 from airflow_mlops.metrics.rows import Rows
 
 COLUMNS = (LABEL, "prediction", "score")
+
+Order: TypeAlias = Literal["ascending", "descending"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -97,16 +99,20 @@ class Outcomes:
 
         :param weight: the weight of each row, finite and at least 0, at least one above 0, shape (n,)
         """
-        kept = weight > 0
+        kept = np.flatnonzero(weight > 0)
+        return replace(self.take(kept), weight=weighted.scaled(weight[kept]))
+
+    def take(self, index: npt.NDArray[np.int64]) -> Outcomes:
+        """Return the rows at the positions ``index``."""
         return replace(
             self,
-            truth=self.truth[kept],
-            score=self.score[kept],
-            right=self.right[kept],
-            codes=None if self.codes is None else self.codes[:, kept],
-            groups=None if self.groups is None else self.groups[kept],
-            weight=weighted.scaled(weight[kept]),
-            columns={name: values[kept] for name, values in self.columns.items()},
+            truth=self.truth[index],
+            score=self.score[index],
+            right=self.right[index],
+            codes=None if self.codes is None else self.codes[:, index],
+            groups=None if self.groups is None else self.groups[index],
+            weight=None if self.weight is None else self.weight[index],
+            columns={name: values[index] for name, values in self.columns.items()},
         )
 
     def cost(self, given: float | str) -> Floats | float:
@@ -206,7 +212,7 @@ def columns(
         return {}
     values = {name: pa.chunked_array([part.column(name) for part in parts]) for name in names}
     for name in names:
-        if (wrong := why_invalid(metrics, name, values[name])) is not None:
+        if (wrong := why_invalid(metrics, name, values[name].chunks)) is not None:
             raise UnmeasurableError(f"column {name!r}, which the metric needs, is {wrong}")
     return converted(metrics, values)
 

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract, PredictionInterval
 from airflow_mlops.data import relational, spool
 from airflow_mlops.data.sample_weights import numbers
 from airflow_mlops.data.sorting import in_order
-from airflow_mlops.metrics.realised.labelled import Outcomes, measurable, part_of, require_known
+from airflow_mlops.metrics.realised.labelled import Order, Outcomes, measurable, part_of, require_known
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 SORT_MEMORY = 100_000_000
@@ -80,14 +80,21 @@ class Spooled:
                     columns["truth"],
                     columns["score"],
                     columns.get("right", columns["truth"]),
+                    codes=np.stack([columns[name] for name in _CODES]) if _CODES[0] in columns else None,
                     weight=None if weight is None else weight / self.mean_weight,
                     interval=self.interval,
+                    columns={
+                        name.removeprefix(_COLUMN): values
+                        for name, values in columns.items()
+                        if name.startswith(_COLUMN)
+                    },
                 ),
                 [columns[name] for name in names],
             )
 
 
-_BESIDE = "beside_"
+_BESIDE, _COLUMN = "beside_", "column_"
+_CODES = ("label_code", "predicted_code")
 
 
 @contextmanager
@@ -97,17 +104,20 @@ def spooled(
     most: int,
     *,
     weight: str | None = None,
-    by_score: bool = False,
+    order: Order | None = None,
+    columns: Sequence[str] = (),
     beside: tuple[int, Beside] | None = None,
 ) -> Iterator[Spooled]:
     """Write the rows that have a label to a temporary file, see :func:`airflow_mlops.metrics.realised.outcomes`.
 
-    :param batches: record batches with the columns :data:`COLUMNS`, and those that ``weight`` and ``beside`` need
+    :param batches: record batches with the columns :data:`COLUMNS`, and those that ``weight``, ``columns`` and ``beside``
+        need
     :param contract: contract of the model
     :param most: number of rows of all batches, or a larger number
     :param weight: the column with the weight of each row, finite and at least 0, and above 0 in a row; ``None`` if each
         row counts once
-    :param by_score: whether the rows are sorted by score, in ascending order
+    :param order: the order of the rows by score; ``None`` for the order of the batches
+    :param columns: names of the columns of numbers that metrics need
     :param beside: number and function of columns that are stored beside the rows. The function returns the values for
         the rows of a batch that have a label
     :raises UnmeasurableError: see :func:`airflow_mlops.metrics.realised.outcomes`
@@ -119,16 +129,17 @@ def spooled(
             ("truth", truth),
             ("score", pa.float64()),
             # In a multiclass model, `truth` has the same values.
-            *([] if contract.task == "multiclass" else [("right", pa.bool_())]),
+            *([(name, pa.int32()) for name in _CODES] if contract.task == "multiclass" else [("right", pa.bool_())]),
             *([] if weight is None else [("weight", pa.float64())]),
+            *((f"{_COLUMN}{name}", pa.float64()) for name in columns),
             *((f"{_BESIDE}{number}", pa.uint64()) for number in range(beside[0] if beside else 0)),
         ]
     )
     counts = _Counts()
-    rows = _rows(batches, contract, schema, counts, weight, beside[1] if beside else None)
-    if by_score:
+    rows = _rows(batches, contract, schema, counts, weight, columns, beside[1] if beside else None)
+    if order is not None:
         memory = relational.default_memory(most=SORT_MEMORY)
-        rows = in_order(rows, schema, ["score"], most, memory)
+        rows = in_order(rows, schema, ["score"], most, memory, descending=order == "descending")
     with spool.spooled(rows, schema) as stored:
         require_known(counts.labelled - counts.skipped, counts.unknown, counts.example, contract)
         mean = None if weight is None else counts.mass / max(1, len(stored))
@@ -141,6 +152,7 @@ def _rows(
     schema: pa.Schema,
     counts: _Counts,
     weight: str | None,
+    names: Sequence[str],
     beside: Beside | None,
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
@@ -154,11 +166,15 @@ def _rows(
         counts.unknown += part.unknown
         (usable,) = measurable([batch], contract)
         # -0.0 and 0.0 are one score.
-        columns = {"truth": part.truth, "score": part.score + 0.0, "right": part.right}
+        columns: dict[str, Any] = {"truth": part.truth, "score": part.score + 0.0, "right": part.right}
+        if part.codes is not None:
+            columns |= dict(zip(_CODES, part.codes, strict=True))
+        columns |= {f"{_COLUMN}{name}": numbers(usable.column(name)) for name in names}
         if beside is not None:
             columns |= {f"{_BESIDE}{number}": values for number, values in enumerate(beside(usable))}
         if weight is not None:
             columns["weight"] = numbers(usable.column(weight))
             counts.mass += float(columns["weight"].sum())
-        found = pa.RecordBatch.from_arrays([pa.array(columns[name]) for name in schema.names], schema=schema)
+        arrays = [pa.array(columns[field.name], field.type) for field in schema]
+        found = pa.RecordBatch.from_arrays(arrays, schema=schema)
         yield found if weight is None else found.filter(pa.array(columns["weight"] > 0))

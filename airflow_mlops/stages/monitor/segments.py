@@ -12,6 +12,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.performance import segments as comparison
 from airflow_mlops.performance.findings import LossChange, Segment
 from airflow_mlops.profiles import segments
@@ -61,7 +62,7 @@ def _in_parts(
     """Return the losses of each segment by feature. Only a part of the rows is in memory at the same time."""
     tally, packed = segments.Tally(cuts), PackedCodes(cuts)
     beside = (packed.count, packed.of_rows)
-    with labelled.spooled(check, contract, metric, realised.weights, list(cuts), beside) as rows:
+    with labelled.spooled(check, contract, metric, realised.weights, columns_of([metric]), list(cuts), beside) as rows:
         losses = metrics.losses_of_parts(metric, rows)
         for (part, words), cost in zip(rows.with_beside(packed.count), losses, strict=True):
             tally.add(packed.unpacked(words), cost, part.weight)
@@ -119,7 +120,7 @@ def _in_memory(
         found = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
         return segments.measured(found, mask)
 
-    outcomes = labelled.in_memory(check, contract, realised.weights, realised.columns).outcomes
+    outcomes = labelled.in_memory(check, contract, metric, realised.weights, columns_of([metric])).outcomes
     losses = metrics.losses(metric, outcomes)
     current = segments.tally(cuts, rows(), {metric: losses}, outcomes.weight)[metric]
     if outcomes.groups is None:

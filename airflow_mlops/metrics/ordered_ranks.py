@@ -128,7 +128,7 @@ def ordered_precision(batches: Batches) -> OrderedPrecision:
 
 def _precisions(
     batches: Batches,
-) -> Iterator[tuple[Ordered, _Runs, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+) -> Iterator[tuple[Ordered, Runs, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """Yield the batches with their k runs, and the precision and the effects of each run.
 
     The effects of a run are the derivatives of the sum of the precisions of its positive rows with respect to the weight
@@ -139,7 +139,7 @@ def _precisions(
         runs before each run, shape (k, 2)
     """
     below = np.zeros(2)
-    for batch, runs in _by_run(batches):
+    for batch, runs in by_run(batches):
         reached = runs.before + runs.here
         positives, every = reached[:, _POSITIVE], reached.sum(axis=1)
         here = runs.here[:, _POSITIVE]
@@ -190,7 +190,7 @@ def ordered_placements(batches: Batches, mass: NDArray[np.float64]) -> Iterator[
     :param mass: sum of the weights of the negative and of the positive class, shape (2,)
     """
     whole = np.where(mass > 0, mass, 1.0)
-    for batch, runs in _by_run(batches):
+    for batch, runs in by_run(batches):
         if not len(batch.score):
             yield np.empty(0)
             continue
@@ -200,7 +200,7 @@ def ordered_placements(batches: Batches, mass: NDArray[np.float64]) -> Iterator[
         yield np.where(batch.positive, of_positive[runs.number], of_negative[runs.number])
 
 
-class _Runs(NamedTuple):
+class Runs(NamedTuple):
     """The runs of a batch. A run is the rows of one score, which may continue in other batches.
 
     :param number: the number of the run of each row, from 0, shape (n,). Run 0 is the last run of the batch before, if
@@ -214,21 +214,24 @@ class _Runs(NamedTuple):
     before: NDArray[np.float64]
 
 
-def _by_run(batches: Batches) -> Iterator[tuple[Ordered, _Runs]]:
-    """Yield the batches with their runs. A batch without rows has no runs."""
+def by_run(batches: Batches) -> Iterator[tuple[Ordered, Runs]]:
+    """Yield the batches with their runs. A batch without rows has no runs.
+
+    :param batches: the rows in the order of the score
+    """
     # The last run of a batch may continue in the next batches, which are therefore read in advance.
     ahead = _runs(batches())
     here, below, last = np.zeros((0, 2)), np.zeros(2), math.nan
     for batch in batches():
         if not len(batch.score):
-            yield batch, _Runs(np.empty(0, np.int64), np.zeros((0, 2)), np.zeros((0, 2)))
+            yield batch, Runs(np.empty(0, np.int64), np.zeros((0, 2)), np.zeros((0, 2)))
             continue
         number = np.cumsum(_starts(batch.score, last)) - int(math.isnan(last))
         count = int(number[-1]) + 1
         while len(here) < count:
             here = np.concatenate([here, next(ahead)])
         before = below + np.cumsum(np.vstack([np.zeros(2), here[: count - 1]]), axis=0)
-        yield batch, _Runs(number, here[:count], before)
+        yield batch, Runs(number, here[:count], before)
         below, here, last = before[-1], here[count - 1 :], float(batch.score[-1])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import intervals, weighted
-from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.clusters import ClusterSums
 from airflow_mlops.metrics.realised import Labelled
 from airflow_mlops.performance.findings import Bias
 from airflow_mlops.performance.thresholds import PerformanceThresholds
@@ -46,10 +46,12 @@ def bias(outcomes: Labelled, task: Task, thresholds: PerformanceThresholds, refe
     z = NormalDist().inv_cdf(0.5 + thresholds.confidence / 2)
     with np.errstate(over="ignore", invalid="ignore"):
         found = weighted.interval_of(partial(_errors, outcomes), z)
-        if outcomes.groups is not None:
-            # Clustered rows are in memory, in one part.
-            ((errors, weight),) = _errors(outcomes)
-            factor = design(weighted.contributions(errors, weight), outcomes.groups, weight).factor(z)
+        if outcomes.clusters is not None:
+            sums = ClusterSums(outcomes.clusters)
+            for part in outcomes.parts():
+                assert part.groups is not None
+                sums.add(part.score - part.truth, part.groups, part.weight)
+            factor = sums.design().factor(z)
             value = found.value
             found = intervals.Interval(
                 value, value - factor * (value - found.low), value + factor * (found.high - value)

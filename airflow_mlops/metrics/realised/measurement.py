@@ -19,7 +19,7 @@ from airflow_mlops.metrics.catalog import (
     is_quantile,
     is_ranking,
 )
-from airflow_mlops.metrics.clusters import Design, design_of_share
+from airflow_mlops.metrics.clusters import ClusterSums, Design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.forecasts import MASE, SMAPE
@@ -27,7 +27,7 @@ from airflow_mlops.metrics.intervals import ROUNDING, Interval
 from airflow_mlops.metrics.quantiles import covered_alpha_of
 from airflow_mlops.metrics.realised import ranking, shares
 from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Order, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.row_losses import losses, losses_of_parts
+from airflow_mlops.metrics.realised.row_losses import losses_of_parts
 from airflow_mlops.metrics.resampling import resample_rows
 from airflow_mlops.metrics.rows import Rows
 
@@ -128,13 +128,15 @@ def clustered(metric: str, outcomes: Labelled) -> Design | None:
     :param metric: a metric of :func:`measure`, except custom metrics
     :param outcomes: the labelled predictions
     :raises UnmeasurableError: the losses of the metric are undefined, see
-        :func:`airflow_mlops.metrics.realised.row_losses.losses`
+        :func:`airflow_mlops.metrics.realised.losses_of_parts`
     """
-    if outcomes.groups is None:
+    if outcomes.clusters is None:
         return None
-    rows = _whole(outcomes)
-    values = weighted.contributions(losses(metric, rows), rows.weight)
-    return design_of_share(values, outcomes.groups, rows.weight)
+    sums = ClusterSums(outcomes.clusters)
+    for part, each in zip(outcomes.parts(), losses_of_parts(metric, outcomes), strict=True):
+        assert part.groups is not None
+        sums.add(each, part.groups, part.weight)
+    return sums.design(of_share=True)
 
 
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:

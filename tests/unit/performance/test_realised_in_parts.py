@@ -85,6 +85,8 @@ def tables(draw: st.DrawFn, task: str) -> pa.Table:
     names |= dict.fromkeys(["score", "weight", "amount", SCALE], pa.float64())
     columns = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(names.values())]
     table = pa.table([*columns, np.arange(len(rows), dtype=np.uint64)], names=[*names, "number"])
+    groups = draw(st.lists(st.integers(0, 4), min_size=len(rows), max_size=len(rows)))
+    table = table.append_column("group", pa.array(groups, pa.int64()))
     return table.append_column(NAIVE, table[SCALE])
 
 
@@ -115,6 +117,7 @@ def test_parts_give_the_results_of_all_rows(data):
     beside = 1, lambda batch: [batch.column("number").to_numpy()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "BATCH_ROWS", data.draw(st.integers(1, 7)))
+        groups = ("group", 5) if data.draw(st.booleans()) else None
         opened = spooled(
             batches,
             known,
@@ -122,6 +125,7 @@ def test_parts_give_the_results_of_all_rows(data):
             weight=weight,
             order=order_of_scores(metric),
             columns=columns_of([metric]),
+            groups=groups,
             beside=beside,
         )
         whole = result(lambda: replace(outcomes(batches, known), columns=columns(batches, known, [metric])))
@@ -131,6 +135,8 @@ def test_parts_give_the_results_of_all_rows(data):
             assert str(caught.value) == whole
             return
         numbers = usable["number"].to_numpy()
+        if groups is not None:
+            whole = replace(whole, groups=usable["group"].to_numpy())
         labelled = whole.rows + whole.skipped
         if weight is not None:
             weights = usable["weight"].to_numpy()
@@ -142,6 +148,7 @@ def test_parts_give_the_results_of_all_rows(data):
             found = [result(lambda each=each: astuple(measure(metric, each, 0.9, task))) for each in (whole, parts)]
             assert_same(*found)
             assert_same(bias_of(whole, task), bias_of(parts, task))
+            assert (parts.clusters is None) == (groups is None)
             if whole.rows:
                 assert_same(*(astuple(quantile_coverage(each, 0.9)) for each in (whole, parts)))
             if not isinstance(found[0], str):

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.data import sorting, spool
+from airflow_mlops.metrics import formulas
 from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.forecasts import NAIVE, SCALE
-from airflow_mlops.metrics.ranks import area
 from airflow_mlops.metrics.realised import (
     Labelled,
     UnmeasurableError,
@@ -159,7 +160,8 @@ def test_parts_give_the_results_of_all_rows(data):
                 assert each == pytest.approx(np.array([expected[number] for number in order]), rel=1e-6, abs=1e-6)
 
 
-def test_rows_that_duckdb_sorts_have_the_same_area(monkeypatch):
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
+def test_rows_that_duckdb_sorts_have_the_same_curve(monkeypatch, metric):
     monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 100)
     monkeypatch.setattr(spool, "BATCH_ROWS", 256)
     random = np.random.default_rng(0)
@@ -167,12 +169,21 @@ def test_rows_that_duckdb_sorts_have_the_same_area(monkeypatch):
     score = np.where(random.random(3_000) < 0.3, 0.5, random.random(3_000).astype(np.float32))
     label = random.random(3_000) < score
     table = pa.table({"label": label, "prediction": label, "score": score})
-    with spooled(table.to_batches(max_chunksize=700), contract("binary"), 3_000, order="ascending") as parts:
+    order = order_of_scores(metric)
+    with spooled(table.to_batches(max_chunksize=700), contract("binary"), 3_000, order=order) as parts:
         scores = np.concatenate([part.score for part in parts.parts()])
-        assert (np.diff(scores) >= 0).all()
+        assert (np.diff(scores) * (1 if order == "ascending" else -1) >= 0).all()
         whole = outcomes(table.to_batches(), contract("binary"))
-        assert astuple(measure("roc_auc", parts, 0.95)) == pytest.approx(astuple(measure("roc_auc", whole, 0.95)))
-        assert measure("roc_auc", parts, 0.95).value == pytest.approx(area(label, score).value)
+        found = astuple(measure(metric, parts, 0.95))
+        assert found == pytest.approx(astuple(measure(metric, whole, 0.95)))
+        expected = roc_auc_score if metric == "roc_auc" else average_precision_score
+        assert found[0] == pytest.approx(expected(label, score))
+        if metric == "average_precision":
+            # These derivatives are computed by differences.
+            _, influence = formulas.influence(metric, whole.prepared("binary"))
+            losses_of_rows = np.concatenate(list(losses_of_parts(metric, parts)))
+            each = (1 - found[0]) - 3_000 * influence
+            assert np.sort(losses_of_rows) == pytest.approx(np.sort(each), rel=1e-6, abs=1e-6)
 
 
 def test_metrics_of_all_rows_at_once_are_not_measured_in_parts():

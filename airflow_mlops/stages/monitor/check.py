@@ -47,7 +47,8 @@ class Check:
     :param datasets: datasets of predictions; empty without predictions
     :param store: the artifact store
     :param version: number of the model version whose predictions are checked; ``None`` for all predictions
-    :param clusters: the clusters of the rows; ``None`` for independent rows
+    :param numbered: the clusters of the rows (:func:`airflow_mlops.stages.monitor.clusters.numbered`); ``None`` for
+        independent rows
     """
 
     model: str
@@ -57,7 +58,14 @@ class Check:
     datasets: Sequence[Dataset]
     store: ArtifactStore
     version: int | None = None
-    clusters: Clusters | None = None
+    numbered: Clusters | None = None
+
+    @property
+    def clusters(self) -> Clusters | None:
+        """Return the clusters of the rows; ``None`` for independent rows."""
+        # Rows of clusters must never be measured as independent rows.
+        assert self.numbered is not None or self.policy.groups is None
+        return self.numbered
 
     @property
     def rows(self) -> int:

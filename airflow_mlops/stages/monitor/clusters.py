@@ -56,7 +56,7 @@ def numbered(check: Check) -> Iterator[Check]:
             counter = _Counter()
             numbers = stack.enter_context(spool.spooled(counter.numbers(check, column), kind))
             count = counter.clusters
-        yield replace(check, clusters=Clusters(numbers, count))
+        yield replace(check, numbered=Clusters(numbers, count))
 
 
 class _Counter:

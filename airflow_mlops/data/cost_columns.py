@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.counts import counted
@@ -42,7 +43,7 @@ def read_costs(dataset: Dataset, part: str | None, columns: Sequence[str]) -> di
     table = dataset.table(part, list(columns))
     where = f"split part {part!r} of dataset {name!r}" if part else f"dataset {name!r}"
     for column in columns:
-        if (wrong := why_no_costs(table.column(column))) is not None:
+        if (wrong := why_no_costs(table.column(column).chunks)) is not None:
             raise MetricColumnError(
                 f"Column {column!r} of {where} cannot contain costs, because it is {wrong}. Costs are finite numbers of at least 0. "
                 "Correct them where the data is ingested, or leave these rows out of the dataset."
@@ -50,16 +51,37 @@ def read_costs(dataset: Dataset, part: str | None, columns: Sequence[str]) -> di
     return {column: numbers(table.column(column)) for column in columns}
 
 
-def why_no_costs(values: pa.Array | pa.ChunkedArray) -> str | None:
-    """Return why values cannot be costs, such as ``null in 3 rows (of 10)``; ``None`` if they can be costs."""
-    if not is_number(values.type):
-        return f"of the type {values.type}"
-    found = numbers(values)
-    wrong = {
-        "null": values.null_count,
+def why_no_costs(parts: Iterable[pa.Array]) -> str | None:
+    """Return why values cannot be costs, such as ``null in 3 rows (of 10)``; ``None`` if they can be costs.
+
+    :param parts: the values in parts, which are read one at a time
+    """
+    return why_no_numbers(parts, _problems)
+
+
+def why_no_numbers(
+    parts: Iterable[pa.Array], problems: Callable[[NDArray[np.float64], int], Mapping[str, int]]
+) -> str | None:
+    """Return why values are not valid numbers, such as ``null in 3 rows (of 10)``; ``None`` if they are.
+
+    :param parts: the values in parts, which are read one at a time
+    :param problems: function of the numbers of a part, in which nulls are NaN, and of the number of nulls. It returns the
+        number of invalid values by kind
+    """
+    rows, wrong = 0, Counter[str]()
+    for values in parts:
+        if not is_number(values.type):
+            return f"of the type {values.type}"
+        rows += len(values)
+        wrong.update(problems(numbers(values), values.null_count))
+    listed = " and ".join(f"{what} in {counted(count, 'row')}" for what, count in wrong.items() if count)
+    return f"{listed} (of {rows:,})" if listed else None
+
+
+def _problems(found: NDArray[np.float64], nulls: int) -> dict[str, int]:
+    return {
+        "null": nulls,
         "negative": int((found < 0).sum()),
-        f"NaN, infinite or above {LARGEST_COST:g}": int((~(found <= LARGEST_COST)).sum()) - values.null_count,
+        f"NaN, infinite or above {LARGEST_COST:g}": int((~(found <= LARGEST_COST)).sum()) - nulls,
         f"above 0 but below {SMALLEST_COST:g}": int(((found > 0) & (found < SMALLEST_COST)).sum()),
     }
-    listed = " and ".join(f"{what} in {counted(rows, 'row')}" for what, rows in wrong.items() if rows)
-    return f"{listed} (of {len(found):,})" if listed else None

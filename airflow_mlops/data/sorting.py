@@ -20,9 +20,15 @@ _ROWS_IN_MEMORY = BATCH_ROWS
 
 
 def in_order(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, by: Sequence[str], rows: int, memory_limit: str | None = None
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    by: Sequence[str],
+    rows: int,
+    memory_limit: str | None = None,
+    *,
+    descending: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """Sort rows in ascending order. Only a part of the rows is in memory at the same time.
+    """Sort rows. Only a part of the rows is in memory at the same time.
 
     :param batches: the rows, without null values in the columns ``by``
     :param schema: columns of the rows
@@ -30,13 +36,15 @@ def in_order(
         undefined
     :param rows: upper bound of the number of rows
     :param memory_limit: see :func:`airflow_mlops.data.relational.connect_bounded`
+    :param descending: whether the order is descending in all columns; ascending by default
     :raises SpillError: the disk is full, or the memory limit is too small
     """
     if rows <= _ROWS_IN_MEMORY:
         table = pa.Table.from_batches(batches, schema)
-        yield from table.sort_by([(name, "ascending") for name in by]).combine_chunks().to_batches()
+        direction = "descending" if descending else "ascending"
+        yield from table.sort_by([(name, direction) for name in by]).combine_chunks().to_batches()
         return
-    order = ", ".join(map(relational.quoted, by))
+    order = ", ".join(f"{relational.quoted(name)} {'DESC' if descending else 'ASC'}" for name in by)
     with relational.connect_bounded(memory_limit) as connection:
         sql = f"SELECT * FROM given ORDER BY {order}"  # noqa: S608 - the names are quoted
         yield from relational.stream(connection, sql, {"given": (schema, batches)})

@@ -17,15 +17,20 @@ difference varies less than assumed, so the tests are again conservative.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.data import spool
+from airflow_mlops.data.sorting import in_order
 from airflow_mlops.data.types import as_numbers
-from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.clusters import ClusterSums, at_once
+from airflow_mlops.metrics.ordered_ranks import Ordered, by_run
 from airflow_mlops.profiles.columns.base import Floats, as_numpy, decoded
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
 from airflow_mlops.profiles.columns.numeric import NumericColumn
@@ -36,68 +41,148 @@ if TYPE_CHECKING:
 
     from airflow_mlops.profiles.profile import ColumnProfile
 
+Rows: TypeAlias = "Callable[[], Iterable[tuple[pa.Array, NDArray[np.int64]]]]"
+"""Yields the values of a column and the numbers of their clusters, from 0, in batches. Each call yields the same batches."""
+
 _QUANTILES = np.linspace(0, 1, 11)[1:-1]
 # Design effects are computed for the shares of at most _VALUES frequent values, each with at least this share of rows.
 _VALUES, _LEAST_SHARE = 20, 0.01
+# The largest number of distinct values that are counted at once.
+_COUNTED = 100_000
+
+_SORTED = pa.schema([("value", pa.float64()), ("group", pa.int64())])
 
 
-def design_effect(values: pa.ChunkedArray, clusters: NDArray[np.int64], reference: ColumnProfile) -> float:
+def design_effect(
+    rows: Rows, sizes: NDArray[np.int64], reference: ColumnProfile, memory_limit: str | None = None
+) -> float:
     """Return the design effect of a column: how many of its rows carry as much information as one independent row.
 
-    :param values: the column in the window, shape (n,)
-    :param clusters: the number of the cluster of each row, shape (n,)
+    Memory grows with the number of clusters, and not with the number of rows.
+
+    :param rows: the column in the window
+    :param sizes: the number of rows of each cluster, shape (c,)
     :param reference: profile of the column in the reference. Its kind determines the properties that are considered
+    :param memory_limit: memory of sorts, see :func:`airflow_mlops.data.relational.connect_bounded`
     :return: a number from 1 to the number of rows
     """
-    rows = len(clusters)
-    if not rows:
+    count, clusters = int(sizes.sum()), len(sizes)
+    if not count:
         return 1.0
-    array = decoded(values.combine_chunks())
     if isinstance(reference, NumericColumn):
-        properties = _of_numbers(array)
+        effects = _of_numbers(rows, clusters, count, memory_limit)
     elif isinstance(reference, CategoricalColumn) and not (isinstance(reference, TextColumn) and reference.free):
-        properties = _of_values(array)
+        effects = _of_values(rows, clusters, count)
     else:
-        return equal_rows(clusters)
-    missing = as_numpy(pc.is_null(array).cast(pa.float64()))
-    effects = [design(one, clusters).effect for one in (missing, *properties)]
-    return float(min(rows, max(effects)))
+        return equal_rows(sizes)
+    missing = ClusterSums(clusters)
+    for values, groups in rows():
+        missing.add(as_numpy(pc.is_null(decoded(values)).cast(pa.float64())), groups)
+    return float(min(count, max([missing.design().effect, *effects])))
 
 
-def equal_rows(clusters: NDArray[np.int64]) -> float:
+def equal_rows(sizes: NDArray[np.int64]) -> float:
     """Return the design effect of a column whose values are equal within each cluster.
 
-    :param clusters: the number of the cluster of each row, shape (n,)
+    :param sizes: the number of rows of each cluster, shape (c,)
     """
-    _, sizes = np.unique(clusters, return_counts=True)
-    return float(np.square(sizes).sum() / max(1, sizes.sum()))
+    return float(np.square(sizes.astype(float)).sum() / max(1, sizes.sum()))
 
 
-def _of_numbers(array: pa.Array) -> Iterator[Floats]:
-    """Yield an array of shape (n,) for each property of the rows.
+def _of_numbers(rows: Rows, clusters: int, count: int, memory_limit: str | None) -> Iterator[float]:
+    """Yield the design effect of each property of numbers.
 
     The properties are the rank, the squared rank and, for each decile, whether the value is above it.
     """
-    numbers = as_numpy(as_numbers(array).cast(pa.float64(), safe=False).fill_null(np.nan))
-    finite = np.isfinite(numbers)
-    if not finite.any():
-        return
-    known = np.sort(numbers[finite])
-    ranks = np.where(
-        finite,
-        (np.searchsorted(known, numbers, "left") + np.searchsorted(known, numbers, "right")) / 2 / len(known) - 0.5,
-        0.0,
-    )
-    yield ranks
-    yield np.square(ranks)
-    for cut in np.unique(known[(_QUANTILES * (len(known) - 1)).astype(int)]):
-        yield (finite & (numbers > cut)).astype(float)
+    batches = in_order(_finite(rows), _SORTED, ["value"], count, memory_limit)
+    with spool.spooled(batches, _SORTED) as known:
+        if not len(known):
+            return
+        places = np.unique((_QUANTILES * (len(known) - 1)).astype(int))
+        cuts = np.unique(known.select(["value"]).take(pa.array(places))["value"].to_numpy())
+        properties: list[Callable[[Floats, Floats], Floats]] = [
+            lambda ranks, _: ranks,
+            lambda ranks, _: np.square(ranks),
+            *(partial(_above, cut) for cut in cuts.tolist()),
+        ]
+
+        def ordered() -> Iterator[Ordered]:
+            for batch in known.select(["value"]).to_batches():
+                yield Ordered(np.zeros(batch.num_rows, bool), batch.column("value").to_numpy())
+
+        for some in at_once(properties, clusters):
+            sums = [ClusterSums(clusters) for _ in some]
+            groups = known.select(["group"]).to_batches()
+            for (batch, runs), numbers in zip(by_run(ordered), groups, strict=True):
+                middle = (runs.before + runs.here / 2)[:, 0]
+                ranks = (middle / len(known) - 0.5)[runs.number]
+                for each, of in zip(sums, some, strict=True):
+                    each.add(of(ranks, batch.score), numbers.column("group").to_numpy())
+            if len(known) < count:
+                # The properties of rows without a finite value are 0.
+                for values, numbers in rows():
+                    without = numbers[~np.isfinite(_numbers(values))]
+                    for each in sums:
+                        each.add(np.zeros(len(without)), without)
+            yield from (each.design().effect for each in sums)
 
 
-def _of_values(array: pa.Array) -> Iterator[Floats]:
-    """Yield an array of shape (n,) for each of the most frequent values: 1 in rows with the value, 0 in other rows."""
-    codes = array.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    counts = np.bincount(codes[codes >= 0])
-    for code in np.argsort(-counts, kind="stable")[:_VALUES]:
-        if counts[code] >= _LEAST_SHARE * len(codes):
-            yield (codes == code).astype(float)
+def _above(cut: float, _: Floats, values: Floats) -> Floats:
+    return (values > cut).astype(float)
+
+
+def _finite(rows: Rows) -> Iterator[pa.RecordBatch]:
+    for values, groups in rows():
+        numbers = _numbers(values)
+        finite = np.isfinite(numbers)
+        yield pa.RecordBatch.from_arrays([pa.array(numbers[finite]), pa.array(groups[finite])], schema=_SORTED)
+
+
+def _numbers(values: pa.Array) -> Floats:
+    return as_numpy(as_numbers(decoded(values)).cast(pa.float64(), safe=False).fill_null(np.nan))
+
+
+def _of_values(rows: Rows, clusters: int, count: int) -> Iterator[float]:
+    """Yield the design effect of the share of each of the most frequent values."""
+    frequent = _frequent(rows, count)
+    for some in at_once(range(len(frequent)), clusters):
+        sums = [ClusterSums(clusters) for _ in some]
+        for values, groups in rows():
+            array = decoded(values)
+            codes = pc.fill_null(pc.index_in(array, pa.array(frequent, array.type)), -1).to_numpy()
+            for each, code in zip(sums, some, strict=True):
+                each.add((codes == code).astype(float), groups)
+        yield from (each.design().effect for each in sums)
+
+
+def _frequent(rows: Rows, count: int) -> list[object]:
+    """Return the most frequent values, the most frequent first.
+
+    With many distinct values, only candidates are counted (J. Misra and D. Gries, "Finding Repeated Elements", Science of
+    Computer Programming 2, 1982). They contain all values that have the least share of the rows.
+    """
+    found, is_exact = _counts(rows)
+    if not is_exact:
+        found = _counts(rows, {*found})[0]
+    frequent = [value for value, rows_with in found.most_common() if rows_with >= _LEAST_SHARE * count]
+    return frequent[:_VALUES]
+
+
+def _counts(rows: Rows, only: set[object] | None = None) -> tuple[Counter[object], bool]:
+    """Count values, except nulls.
+
+    :param only: the values to count; all values by default
+    :return: the counts, and whether they are exact
+    """
+    found, is_exact = Counter[object](), True
+    for values, _ in rows():
+        counted = decoded(values).drop_null().value_counts()
+        for value, number in zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True):
+            if only is None or value in only:
+                found[value] += number
+        if len(found) > _COUNTED:
+            is_exact = False
+            # At most a 1,000th of the rows is subtracted from each count.
+            least = sorted(found.values(), reverse=True)[1_000]
+            found = Counter({value: number - least for value, number in found.items() if number > least})
+    return found, is_exact

@@ -43,9 +43,7 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
     missing = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False))
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    kind = values.type
-    ordered = any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal))
-    if (ordered or pa.types.is_temporal(kind)) and _has_many(values):
+    if is_binned(values.type) and _has_many(values):
         yield from _bins(name, values, missing)
     else:
         yield from _levels(name, values.dictionary_encode(), missing)
@@ -71,34 +69,70 @@ def _has_many(values: pa.Array) -> bool:
 
 def _bins(name: str, values: pa.Array, missing: NDArray[np.bool_]) -> Iterator[Slice]:
     kind = values.type
-    if pa.types.is_temporal(kind):
-        values = values.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+    values = sortable(values)
     present = values.filter(pa.array(~missing))
     quartiles = pc.quantile(present, [part / BINS for part in range(1, BINS)], interpolation="higher").unique()
     least = pc.min(present)
     edges = [edge for edge in quartiles if pc.greater(edge, least).as_py()]
+    number = bin_codes(values, edges)
+    for count, words in enumerate(bin_names(name, [edge.cast(kind) for edge in edges])):
+        yield Slice(words, _positions((number == count) & ~missing))
+
+
+def bin_codes(values: pa.Array, edges: Sequence[pa.Scalar]) -> NDArray[np.int8]:
+    """Return the number of the bin of each value, shape (n,). A bin includes its lower edge. A null is in bin 0."""
     number = np.zeros(len(values), np.int8)
     for edge in edges:
         number += pc.greater_equal(values, edge).fill_null(False).to_numpy(zero_copy_only=False)
-    words = [_text(edge.cast(kind)) for edge in edges]
-    for count in range(len(edges) + 1):
-        low = f"{words[count - 1]} <= " if count else ""
-        high = f" < {words[count]}" if count < len(edges) else ""
-        yield Slice(f"{low}{name}{high}", _positions((number == count) & ~missing))
+    return number
+
+
+def bin_names(name: str, edges: Sequence[pa.Scalar]) -> list[str]:
+    """Return the names of the bins of a column, such as ``18 <= age < 30``."""
+    words = [as_text(edge) for edge in edges]
+    lows, highs = ["", *(f"{word} <= " for word in words)], [*(f" < {word}" for word in words), ""]
+    return [f"{low}{name}{high}" for low, high in zip(lows, highs, strict=True)]
 
 
 def _levels(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) -> Iterator[Slice]:
     codes = np.where(missing, -1, pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False))
     counts = np.bincount(codes[~missing], minlength=len(encoded.dictionary))
-    texts = [_text(value) for value in encoded.dictionary]
+    texts = [as_text(value) for value in encoded.dictionary]
     order = sorted(np.flatnonzero(counts), key=lambda code: (-counts[code], texts[code]))
-    for code in order[:LEVELS]:
-        yield Slice(f"{name} = {texts[code]}", _positions(codes == code))
+    names = level_names(name, [texts[code] for code in order])
+    for code, words in zip(order[:LEVELS], names, strict=False):
+        yield Slice(words, _positions(codes == code))
     if rest := order[LEVELS:]:
-        yield Slice(f"{name} = any of {len(rest):,} others", _positions(np.isin(codes, rest)))
+        yield Slice(names[-1], _positions(np.isin(codes, rest)))
 
 
-def _text(value: pa.Scalar) -> str:
+def level_names(name: str, texts: Sequence[str]) -> list[str]:
+    """Return the names of the slices of the most frequent values of a column, and of all its other values, if any.
+
+    :param texts: the distinct values, the most frequent first
+    """
+    rest = len(texts) - LEVELS
+    return [
+        *(f"{name} = {text}" for text in texts[:LEVELS]),
+        *([f"{name} = any of {rest:,} others"] if rest > 0 else []),
+    ]
+
+
+def is_binned(kind: pa.DataType) -> bool:
+    """Return whether a column of this type with more than twelve distinct values is binned: numbers and times."""
+    ordered = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal)
+    return any(is_kind(kind) for is_kind in ordered)
+
+
+def sortable(values: pa.Array) -> pa.Array:
+    """Return numbers unchanged, and times as integers."""
+    if not pa.types.is_temporal(values.type):
+        return values
+    return values.cast(pa.int32() if values.type.bit_width == 32 else pa.int64())
+
+
+def as_text(value: pa.Scalar) -> str:
+    """Return the text of a value in the name of a slice."""
     python = value.as_py()
     return f"{python:.6g}" if isinstance(python, float) else str(python)
 

@@ -16,13 +16,19 @@ D. Steigerwald, "Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
+
+_Item = TypeVar("_Item")
+
+# The largest number of sums of clusters in memory at the same time: 16 bytes each.
+_SUMS = 4_000_000
 
 
 class Design(NamedTuple):
@@ -78,6 +84,139 @@ def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
+class ClusterSums:
+    """Sums of values by cluster, from which design effects are computed. Rows are added one batch at a time.
+
+    The rows may be divided into k strata, such as the segments of a feature, which have their own design effects. Memory
+    grows with the number of clusters, times the number of strata, and not with the number of rows.
+
+    :param clusters: number c of clusters
+    :param strata: number k of strata
+    """
+
+    def __init__(self, clusters: int, strata: int = 1) -> None:
+        self._sizes, self._sums = np.zeros((strata, clusters)), np.zeros((strata, clusters))
+        self._rows = np.zeros(strata)
+        # Sums of the squared weights, times the deviations to the powers 0, 1 and 2.
+        self._squares = np.zeros((3, strata))
+        self._least, self._most = np.full(strata, math.inf), np.full(strata, -math.inf)
+        # Deviations from a value near the mean have smaller rounding errors than the values.
+        self._near: float | None = None
+
+    def add(
+        self,
+        values: NDArray[np.float64],
+        groups: NDArray[np.int64],
+        weight: NDArray[np.float64] | None = None,
+        strata: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Add a batch of n rows.
+
+        :param values: the values, shape (n,)
+        :param groups: the number of the cluster of each row, from 0, shape (n,)
+        :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+        :param strata: the number of the stratum of each row, from 0, shape (n,); ``None`` for a single stratum
+        """
+        if not len(values):
+            return
+        if self._near is None:
+            self._near = float(values.mean()) if math.isfinite(float(values.mean())) else 0.0
+        parts, clusters = self._sizes.shape
+        places = groups if strata is None else strata * clusters + groups
+        with np.errstate(over="ignore", invalid="ignore"):
+            deviations = values - self._near
+            weighted = deviations if weight is None else weight * deviations
+            _add(self._sizes, places, weight)
+            _add(self._sums, places, weighted)
+            squared = None if weight is None else np.square(weight)
+            for number, each in enumerate((None, deviations, np.square(deviations))):
+                term = squared if each is None else each if squared is None else squared * each
+                if strata is None:
+                    self._squares[number] += len(values) if term is None else term.sum()
+                else:
+                    self._squares[number] += np.bincount(strata, term, parts)
+        if strata is None:
+            self._rows += len(values)
+            self._least, self._most = (
+                np.minimum(self._least, values.min()),
+                np.maximum(self._most, values.max()),
+            )
+        else:
+            self._rows += np.bincount(strata, minlength=parts)
+            np.minimum.at(self._least, strata, values)
+            np.maximum.at(self._most, strata, values)
+
+    def designs(self) -> list[Design]:
+        """Return the design effect of each stratum; 1 for a stratum without rows."""
+        found = enumerate(self._rows.tolist())
+        return [self.design(number) if rows else Design(1.0, 0.0) for number, rows in found]
+
+    def alike(self) -> Design:
+        """Return the design effect of the first stratum, see :func:`alike`."""
+        return self._alike(0)
+
+    def design(self, stratum: int = 0, *, of_share: bool = False) -> Design:
+        """Return the design effect of a stratum, see :func:`design`.
+
+        :param stratum: number of the stratum
+        :param of_share: whether equal values have the largest possible design effect (:func:`design_of_share`)
+        """
+        is_equal = bool(self._least[stratum] >= self._most[stratum])
+        if is_equal and of_share:
+            return self._alike(stratum)
+        sizes, mass, rows = self._of(stratum)
+        if len(sizes) < 2:
+            return Design(math.inf, 1.0)
+        has = self._sizes[stratum] > 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift = float(self._sums[stratum].sum()) / mass
+            sums = (self._sums[stratum][has] - shift * sizes) / mass
+            squares, products, own = self._squares[:, stratum]
+            by_row = 0.0 if is_equal else float(own - 2 * shift * products + shift * shift * squares) / mass**2
+            by_cluster = float(np.square(sums / (1 - sizes / mass)).sum()) * (len(sizes) - 1) / len(sizes)
+        effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
+        # The correlation of rows within a cluster that gives the design effect. At 0, each row counts as one observation.
+        # At 1, each cluster counts as one observation.
+        shares = float(np.square(sizes / mass).sum())
+        similar = min(1.0, max(0.0, (effect - 1) / max(1e-12, rows * shares - 1)))
+        scaled = sizes * (float(self._rows[stratum]) / mass)
+        weights = similar * scaled**2 + (1 - similar) * scaled
+        return Design(effect, float(weights.sum() ** 2 / np.square(weights).sum()))
+
+    def _of(self, stratum: int) -> tuple[NDArray[np.float64], float, float]:
+        """Return the sizes of the clusters with rows, their sum, and the effective number of rows."""
+        sizes = self._sizes[stratum][self._sizes[stratum] > 0]
+        mass = float(sizes.sum())
+        return sizes, mass, mass**2 / float(self._squares[0, stratum]) if mass else 0.0
+
+    def _alike(self, stratum: int) -> Design:
+        sizes, mass, rows = self._of(stratum)
+        if len(sizes) < 2:
+            return Design(math.inf, 1.0)
+        clusters = mass**2 / float(np.square(sizes).sum())
+        return Design(max(1.0, rows / clusters), clusters)
+
+
+def at_once(items: Sequence[_Item], clusters: int) -> Iterator[Sequence[_Item]]:
+    """Divide items into parts, so that the :class:`ClusterSums` of the items of a part fit in memory together.
+
+    :param items: items, each with its own sums
+    :param clusters: number of clusters, times the number of strata
+    """
+    size = max(1, _SUMS // max(1, clusters))
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _add(sums: NDArray[np.float64], places: NDArray[np.int64], values: NDArray[np.float64] | None) -> None:
+    """Add values, or 1 for each row, to the elements of ``sums`` at ``places``, shape (n,)."""
+    flat = sums.reshape(-1)
+    if len(flat) > len(places):
+        # A batch must not take the time of all clusters.
+        np.add.at(flat, places, 1.0 if values is None else values)
+    else:
+        flat += np.bincount(places, values, len(flat))
+
+
 def alike(groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None) -> Design:
     """Return the largest possible design effect, which occurs if the values of each cluster are equal.
 
@@ -85,12 +224,7 @@ def alike(groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None) 
     :param weight: the weight of each row, shape (n,); ``None`` if each row counts once
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
     """
-    sizes = np.bincount(dense(groups), weights=weight).astype(float)
-    if len(sizes) < 2:
-        return Design(math.inf, 1.0)
-    rows = len(groups) if weight is None else float(weight.sum() ** 2 / np.square(weight).sum())
-    clusters = float(sizes.sum() ** 2 / np.square(sizes).sum())
-    return Design(max(1.0, rows / clusters), clusters)
+    return _sums_of(np.zeros(len(groups)), groups, weight).alike()
 
 
 def design_of_share(
@@ -107,33 +241,22 @@ def design_of_share(
     :param weight: as in :func:`design`
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
     """
-    if len(values) and values.min() == values.max():
-        return alike(groups, weight)
-    return design(values, groups, weight)
+    return _sums_of(values, groups, weight).design(of_share=True)
 
 
 def design(values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None) -> Design:
-    """Measure how much clusters widen the interval of the mean of ``values``.
+    """Measure how much clusters widen the interval of the mean of ``values``, weighted if the rows have weights.
 
-    :param values: the values, such as losses, shape (n,); for rows with weights, their contributions
-        (:func:`airflow_mlops.metrics.weighted.contributions`)
+    :param values: the values, such as losses, shape (n,)
     :param groups: the number of the cluster of each row, shape (n,)
-    :param weight: the weight of each row, with the mean 1, shape (n,); ``None`` if each row counts once
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
     """
+    return _sums_of(values, groups, weight).design()
+
+
+def _sums_of(values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArray[np.float64] | None) -> ClusterSums:
     numbers = dense(groups)
-    sizes = np.bincount(numbers, weights=weight)
-    shares = sizes / len(values)
-    if len(sizes) < 2:
-        return Design(math.inf, 1.0)
-    influence = (values - values.mean()) / len(values)
-    by_row = float(np.square(influence).sum())
-    sums = np.bincount(numbers, weights=influence)
-    by_cluster = float(np.square(sums / (1 - shares)).sum()) * (len(sizes) - 1) / len(sizes)
-    effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
-    # ``alike`` is the correlation of rows within a cluster that gives the design effect. At 0, each row counts as one
-    # observation. At 1, each cluster counts as one observation.
-    rows = len(values) if weight is None else float(weight.sum() ** 2 / np.square(weight).sum())
-    alike = min(1.0, max(0.0, (effect - 1) / max(1e-12, rows * float(np.square(shares).sum()) - 1)))
-    weights = alike * sizes**2 + (1 - alike) * sizes
-    return Design(effect, float(weights.sum() ** 2 / np.square(weights).sum()))
+    found = ClusterSums(int(numbers.max(initial=-1)) + 1)
+    found.add(values, numbers, weight)
+    return found

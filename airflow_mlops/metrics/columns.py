@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import MetricColumnError
-from airflow_mlops.data.cost_columns import read_costs, why_no_costs
-from airflow_mlops.data.sample_weights import is_number, numbers
+from airflow_mlops.data.cost_columns import read_costs, why_no_costs, why_no_numbers
+from airflow_mlops.data.sample_weights import numbers
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.costs import cost_columns
 from airflow_mlops.metrics.forecasts import SCALE, forecast_columns
@@ -57,7 +58,7 @@ def read_columns(dataset: Dataset, part: str | None, metrics: Iterable[str]) -> 
                 "BuildForecastRowsOperator, and the training set with BuildTrainingSetOperator."
             )
         values = dataset.table(part, [column]).column(column)
-        if (wrong := why_invalid(names, column, values)) is not None:
+        if (wrong := why_invalid(names, column, values.chunks)) is not None:
             raise MetricColumnError(
                 f"Column {column!r} of {where} cannot name the groups of a ranking, because it is {wrong}. Fill the nulls where the "
                 "data is ingested, or leave these rows out of the dataset."
@@ -69,13 +70,18 @@ def read_columns(dataset: Dataset, part: str | None, metrics: Iterable[str]) -> 
     return found
 
 
-def why_invalid(metrics: Sequence[str], column: str, values: pa.ChunkedArray) -> str | None:
-    """Return why metrics cannot use a column, such as ``null in 3 rows (of 10)``; ``None`` if they can use it."""
+def why_invalid(metrics: Sequence[str], column: str, parts: Iterable[pa.Array]) -> str | None:
+    """Return why metrics cannot use a column, such as ``null in 3 rows (of 10)``; ``None`` if they can use it.
+
+    :param parts: the values of the column in parts, which are read one at a time
+    """
     if column in cost_columns(metrics):
-        return why_no_costs(values)
+        return why_no_costs(parts)
     if column in forecast_columns(metrics):
-        return _why_no_forecast(column, values)
-    return f"null in {counted(values.null_count, 'row')} (of {len(values):,})" if values.null_count else None
+        return why_no_numbers(parts, partial(_forecast_problems, column))
+    counts = [(values.null_count, len(values)) for values in parts]
+    nulls, rows = (sum(count) for count in zip(*counts, strict=True)) if counts else (0, 0)
+    return f"null in {counted(nulls, 'row')} (of {rows:,})" if nulls else None
 
 
 def converted(metrics: Sequence[str], values: Mapping[str, pa.ChunkedArray]) -> dict[str, NDArray[Any]]:
@@ -84,14 +90,9 @@ def converted(metrics: Sequence[str], values: Mapping[str, pa.ChunkedArray]) -> 
     return {name: numbers(column) if name in found else codes(column) for name, column in values.items()}
 
 
-def _why_no_forecast(column: str, values: pa.ChunkedArray) -> str | None:
-    if not is_number(values.type):
-        return f"of the type {values.type}"
-    found = numbers(values)
-    wrong = {
-        "null": values.null_count,
-        "NaN or infinite": int((~np.isfinite(found)).sum()) - values.null_count,
+def _forecast_problems(column: str, found: NDArray[np.float64], nulls: int) -> dict[str, int]:
+    return {
+        "null": nulls,
+        "NaN or infinite": int((~np.isfinite(found)).sum()) - nulls,
         "negative": int((found < 0).sum()) if column == SCALE else 0,
     }
-    listed = " and ".join(f"{what} in {counted(rows, 'row')}" for what, rows in wrong.items() if rows)
-    return f"{listed} (of {len(found):,})" if listed else None

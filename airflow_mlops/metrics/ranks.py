@@ -180,43 +180,6 @@ def precision_terms(
     return tied.unsorted(tied.sorted * (precision + gained)[tied.number] - lost[tied.number])
 
 
-def precision_of_others(
-    positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64] | None = None
-) -> float:
-    """Estimate average precision without the bias that each positive row adds to its own precision.
-
-    The precision of a positive row is computed without the row itself. Each of the other n - 1 positive rows then has
-    the weight n / (n - 1). If no other row has a score at least as high, the precision is 1.
-
-    :param positive: whether each row belongs to the positive class, with at least two positive rows, shape (n,)
-    :param score: the model's score of each row, shape (n,)
-    :param weight: the weight of each row, above 0, shape (n,); ``None`` if all rows have the same weight
-    """
-    if weight is not None:
-        return _weighted_precision_of_others(positive, score, weight)
-    above, below = np.sort(score[positive]), np.sort(score[~positive])
-    size = len(above)
-    true = (size - np.searchsorted(above, above) - 1) * size / (size - 1)
-    false = len(below) - np.searchsorted(below, above)
-    reached = true + false
-    return float(np.where(reached > 0, true / np.where(reached > 0, reached, 1), 1.0).mean())
-
-
-def _weighted_precision_of_others(
-    positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64]
-) -> float:
-    tied = _Ties(positive, score, weight)
-    from_here = tied.unsorted(tied.positives_from[tied.number])[positive]
-    all_from_here = tied.unsorted(tied.reached[tied.number])[positive]
-    own, total = weight[positive], float(weight[positive].sum())
-    others = np.maximum(total - own, np.finfo(float).tiny)
-    true = np.maximum(0.0, from_here - own) * total / others
-    reached = true + np.maximum(0.0, all_from_here - from_here)
-    # After the subtraction, sums of weights that should be 0 may differ from 0 by rounding errors.
-    some = reached > 1e-12 * total
-    return float(own @ np.where(some, true / np.where(some, reached, 1), 1.0)) / total
-
-
 class _Ties:
     """Rows sorted by score, and the number of rows of each class by distinct score.
 

@@ -52,6 +52,18 @@ def mean(values: NDArray[Any], weight: NDArray[np.float64] | None) -> float:
     return float(values.mean() if weight is None else weight @ values / weight.sum())
 
 
+def mean_of(batches: Iterable[tuple[NDArray[Any], NDArray[np.float64] | None]]) -> float:
+    """Return the weighted mean of values, as :func:`mean`.
+
+    :param batches: values and their weights, each of shape (n,); the weights are ``None`` if each value counts once
+    """
+    total, mass = 0.0, 0.0
+    for values, weight in batches:
+        total += float(values.sum() if weight is None else weight @ values)
+        mass += float(len(values) if weight is None else weight.sum())
+    return total / mass
+
+
 def contributions(values: NDArray[np.float64], weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return the contribution of each row to the weighted mean, shape (n,). Without weights, return ``values``."""
     if weight is None:
@@ -101,16 +113,6 @@ def _relative_error(deviations: Deviations, rows: int) -> float:
     return math.sqrt(max(0.0, deviations.concentration() - 1 / rows)) / 2
 
 
-def share(hits: NDArray[np.bool_], weight: NDArray[np.float64] | None, z: float) -> Interval:
-    """Return the share of the rows for which ``hits`` is true, with its interval, see :func:`share_of`.
-
-    :param hits: shape (n,), at least one row
-    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
-    :param z: quantile of the normal distribution, such as 1.96
-    """
-    return share_of([(hits, weight)], z)
-
-
 def share_of(batches: Iterable[tuple[NDArray[np.bool_], NDArray[np.float64] | None]], z: float) -> Interval:
     """Return the share of the rows that are hits, with its interval.
 
@@ -128,6 +130,18 @@ def share_of(batches: Iterable[tuple[NDArray[np.bool_], NDArray[np.float64] | No
         is_weighted |= weight is not None
         mass += np.bincount(hits, weight, 2)
         squares += np.bincount(hits, None if weight is None else np.square(weight), 2)
+    return share_of_sums(mass, squares, z, is_weighted=is_weighted)
+
+
+def share_of_sums(mass: NDArray[np.float64], squares: NDArray[np.float64], z: float, *, is_weighted: bool) -> Interval:
+    """Return the share of the rows that are hits, with its interval, see :func:`share_of`.
+
+    :param mass: sum of the weights of the rows that are no hits, and of the hits, shape (2,). Without weights, the
+        numbers of rows
+    :param squares: as ``mass``, for the squared weights
+    :param z: quantile of the normal distribution, such as 1.96
+    :param is_weighted: whether the rows have weights
+    """
     total = float(mass.sum())
     value = float(mass[1] / total)
     if not is_weighted:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import intervals, weighted
-from airflow_mlops.metrics.clusters import design
-from airflow_mlops.metrics.realised import Labelled, Outcomes
+from airflow_mlops.metrics.clusters import ClusterSums
+from airflow_mlops.metrics.realised import Labelled
 from airflow_mlops.performance.findings import Bias
 from airflow_mlops.performance.thresholds import PerformanceThresholds
 from airflow_mlops.profiles.significance import odds_ratio
@@ -46,10 +46,12 @@ def bias(outcomes: Labelled, task: Task, thresholds: PerformanceThresholds, refe
     z = NormalDist().inv_cdf(0.5 + thresholds.confidence / 2)
     with np.errstate(over="ignore", invalid="ignore"):
         found = weighted.interval_of(partial(_errors, outcomes), z)
-        if outcomes.groups is not None:
-            # Clustered rows are in memory, in one part.
-            ((errors, weight),) = _errors(outcomes)
-            factor = design(weighted.contributions(errors, weight), outcomes.groups, weight).factor(z)
+        if outcomes.clusters is not None:
+            sums = ClusterSums(outcomes.clusters)
+            for part in outcomes.parts():
+                assert part.groups is not None
+                sums.add(part.score - part.truth, part.groups, part.weight)
+            factor = sums.design().factor(z)
             value = found.value
             found = intervals.Interval(
                 value, value - factor * (value - found.low), value + factor * (found.high - value)
@@ -58,10 +60,12 @@ def bias(outcomes: Labelled, task: Task, thresholds: PerformanceThresholds, refe
         return None
     tolerance = thresholds.tolerance
     if task == "binary":
-        scores, labels = (_mean(outcomes, each) for each in (lambda part: part.score, lambda part: part.truth))
+        scores = weighted.mean_of((part.score, part.weight) for part in outcomes.parts())
+        labels = weighted.mean_of((part.truth, part.weight) for part in outcomes.parts())
         large = abs(found.value) > tolerance or odds_ratio(scores, labels) >= LARGE_ODDS_RATIO
     else:
-        spread = math.sqrt(_mean(outcomes, lambda part: np.square(part.score - part.truth - found.value)))
+        squares = ((np.square(error - found.value), weight) for error, weight in _errors(outcomes))
+        spread = math.sqrt(weighted.mean_of(squares))
         large = math.hypot(found.value, spread) > (1 + tolerance) * spread
     return Bias(
         value=found.value,
@@ -77,16 +81,3 @@ def bias(outcomes: Labelled, task: Task, thresholds: PerformanceThresholds, refe
 def _errors(outcomes: Labelled) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64] | None]]:
     for part in outcomes.parts():
         yield part.score - part.truth, part.weight
-
-
-def _mean(outcomes: Labelled, values: Callable[[Outcomes], NDArray[Any]]) -> float:
-    """Return the weighted mean of values of the rows.
-
-    :param values: function of a part of the rows, which returns values of shape (n,)
-    """
-    total, mass = 0.0, 0.0
-    for part in outcomes.parts():
-        each = values(part)
-        total += float(each.sum() if part.weight is None else part.weight @ each)
-        mass += float(len(each) if part.weight is None else part.weight.sum())
-    return total / mass

@@ -21,9 +21,8 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.catalog import is_coverage_gap, realised
-from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.clusters import ClusterSums
 from airflow_mlops.metrics.moments import GroupMoments, above_0
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses
 from airflow_mlops.profiles.columns.base import decoded
@@ -263,44 +262,39 @@ def measured(batches: Iterable[pa.RecordBatch], mask: npt.NDArray[np.bool_] | No
         start += batch.num_rows
 
 
-def design_effects(
-    cuts: Mapping[str, Cut],
-    batches: Iterable[pa.RecordBatch],
-    cost: Floats,
-    clusters: Integers,
-    weight: Floats | None = None,
-) -> dict[str, list[float]]:
-    """Measure how much clustered rows increase the variance of the mean loss of each segment.
+class Designs:
+    """Measures how much clustered rows increase the variance of the mean loss of each segment, batch by batch.
 
     :param cuts: the segments by feature name
-    :param batches: features of n rows
-    :param cost: losses of these rows, shape (n,)
-    :param clusters: the number of the cluster of each row, shape (n,)
-    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
-    :return: the design effect of each segment (:func:`airflow_mlops.metrics.clusters.design`), by feature; infinite if
-        all rows of the segment are in one cluster, and 1 for a segment without rows. A feature whose kind differs from
-        training is left out
+    :param clusters: number of clusters
     """
-    found: dict[str, list[Integers]] = {name: [] for name in cuts}
-    for batch in batches:
-        for name, item in cuts.items():
-            index = batch.schema.get_field_index(name)
-            codes = item.codes(batch.column(index)) if index >= 0 else None
-            if codes is None:
-                found.pop(name, None)
-            elif name in found:
-                found[name].append(codes)
-    designs = {}
-    for name, parts in found.items():
-        codes = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-        segments = (np.flatnonzero(codes == number) for number in range(len(cuts[name].names)))
-        designs[name] = [_effect(cost, clusters, weight, rows) if len(rows) else 1.0 for rows in segments]
-    return designs
 
+    def __init__(self, cuts: Mapping[str, Cut], clusters: int) -> None:
+        self._sums = {name: ClusterSums(clusters, len(item.names)) for name, item in cuts.items()}
 
-def _effect(cost: Floats, clusters: Integers, weight: Floats | None, rows: Integers) -> float:
-    own = None if weight is None else weighted.scaled(weight[rows])
-    return design(weighted.contributions(cost[rows], own), clusters[rows], own).effect
+    def add(
+        self, codes: Mapping[str, Integers | None], cost: Floats, groups: Integers, weight: Floats | None = None
+    ) -> None:
+        """Add a batch of n rows.
+
+        :param codes: the index of the segment of each row by feature, see :func:`codes_of`. A feature is left out of the
+            result if it has no codes in a batch
+        :param cost: losses of the rows, shape (n,)
+        :param groups: the number of the cluster of each row, from 0, shape (n,)
+        :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+        """
+        for name, found in codes.items():
+            if found is None:
+                self._sums.pop(name, None)
+            elif name in self._sums:
+                self._sums[name].add(cost, groups, weight, found)
+
+    def result(self) -> dict[str, list[float]]:
+        """Return the design effect of each segment, by feature.
+
+        It is infinite if all rows of the segment are in one cluster, and 1 for a segment without rows.
+        """
+        return {name: [one.effect for one in sums.designs()] for name, sums in self._sums.items()}
 
 
 class _Counter:

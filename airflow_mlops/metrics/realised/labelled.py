@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,12 @@ from airflow_mlops.core.contract import ModelContract, PredictionInterval, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics import weighted
-from airflow_mlops.metrics.clusters import codes as cluster_codes
 from airflow_mlops.metrics.columns import columns_of, converted, why_invalid
 from airflow_mlops.metrics.rows import Rows
 
 COLUMNS = (LABEL, "prediction", "score")
+
+Order: TypeAlias = Literal["ascending", "descending"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -28,14 +29,15 @@ Bools = npt.NDArray[np.bool_]
 class Labelled(Protocol):
     """Labelled predictions that are read in parts, from memory (:class:`Outcomes`) or from a temporary file.
 
-    ``rows``, ``groups`` and ``interval`` have the same meanings as in :class:`Outcomes`.
+    ``rows`` and ``interval`` have the same meanings as in :class:`Outcomes`. ``clusters`` is the number of clusters;
+    ``None`` for independent rows.
     """
 
     @property
     def rows(self) -> int: ...
 
     @property
-    def groups(self) -> npt.NDArray[np.int64] | None: ...
+    def clusters(self) -> int | None: ...
 
     @property
     def interval(self) -> PredictionInterval | None: ...
@@ -64,8 +66,8 @@ class Outcomes:
     :param unknown: multiclass: number of rows with a label that is not one of the model's classes. The predictions for
         these rows count as wrong
     :param example: a label that is not one of the model's classes; ``None`` if there is no such label
-    :param groups: number of the cluster of each row, shape (n,), for intervals by cluster; ``None`` for independent
-        rows
+    :param groups: number of the cluster of each row, from 0, shape (n,), for intervals by cluster; ``None`` for
+        independent rows
     :param weight: the weight of each row, above 0 and with the mean 1, shape (n,); ``None`` if each row counts once
     :param interval: the prediction intervals of the model; ``None`` for a model without them
     :param columns: the columns that metrics name, each of shape (n,): costs (finite and at least 0), forecasts
@@ -88,6 +90,10 @@ class Outcomes:
     def rows(self) -> int:
         return len(self.truth)
 
+    @property
+    def clusters(self) -> int | None:
+        return None if self.groups is None else int(self.groups.max(initial=-1)) + 1
+
     def parts(self) -> Iterator[Outcomes]:
         """Yield the rows, in one part."""
         yield self
@@ -97,16 +103,20 @@ class Outcomes:
 
         :param weight: the weight of each row, finite and at least 0, at least one above 0, shape (n,)
         """
-        kept = weight > 0
+        kept = np.flatnonzero(weight > 0)
+        return replace(self.take(kept), weight=weighted.scaled(weight[kept]))
+
+    def take(self, index: npt.NDArray[np.int64]) -> Outcomes:
+        """Return the rows at the positions ``index``."""
         return replace(
             self,
-            truth=self.truth[kept],
-            score=self.score[kept],
-            right=self.right[kept],
-            codes=None if self.codes is None else self.codes[:, kept],
-            groups=None if self.groups is None else self.groups[kept],
-            weight=weighted.scaled(weight[kept]),
-            columns={name: values[kept] for name, values in self.columns.items()},
+            truth=self.truth[index],
+            score=self.score[index],
+            right=self.right[index],
+            codes=None if self.codes is None else self.codes[:, index],
+            groups=None if self.groups is None else self.groups[index],
+            weight=None if self.weight is None else self.weight[index],
+            columns={name: values[index] for name, values in self.columns.items()},
         )
 
     def cost(self, given: float | str) -> Floats | float:
@@ -206,29 +216,9 @@ def columns(
         return {}
     values = {name: pa.chunked_array([part.column(name) for part in parts]) for name in names}
     for name in names:
-        if (wrong := why_invalid(metrics, name, values[name])) is not None:
+        if (wrong := why_invalid(metrics, name, values[name].chunks)) is not None:
             raise UnmeasurableError(f"column {name!r}, which the metric needs, is {wrong}")
     return converted(metrics, values)
-
-
-def clusters(batches: Iterable[pa.RecordBatch], contract: ModelContract, column: str) -> npt.NDArray[np.int64]:
-    """Return the number of the cluster of each row that :func:`outcomes` collects, shape (n,).
-
-    Each row with a null is a separate cluster.
-
-    :param batches: record batches with at least the columns :data:`LABEL`, ``score`` and ``column``
-    :param contract: contract of the model
-    :param column: the column whose values name the clusters
-    """
-    parts = [batch.column(column) for batch in measurable(batches, contract)]
-    return cluster_codes(
-        pa.chunked_array(
-            [
-                decoded.cast(decoded.type.value_type) if pa.types.is_dictionary(decoded.type) else decoded
-                for decoded in parts
-            ]
-        )
-    )
 
 
 def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:

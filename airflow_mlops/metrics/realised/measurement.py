@@ -16,20 +16,18 @@ from airflow_mlops.metrics.catalog import (
     find_metric,
     is_custom,
     is_deviance,
-    is_mean_of_rows,
     is_quantile,
     is_ranking,
 )
-from airflow_mlops.metrics.clusters import Design, design_of_share
-from airflow_mlops.metrics.columns import columns_of
+from airflow_mlops.metrics.clusters import ClusterSums, Design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.forecasts import MASE, SMAPE
 from airflow_mlops.metrics.intervals import ROUNDING, Interval
 from airflow_mlops.metrics.quantiles import covered_alpha_of
 from airflow_mlops.metrics.realised import ranking, shares
-from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.row_losses import BY_CELL, losses, require_defined
+from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Order, Outcomes, UnmeasurableError
+from airflow_mlops.metrics.realised.row_losses import losses_of_parts
 from airflow_mlops.metrics.resampling import resample_rows
 from airflow_mlops.metrics.rows import Rows
 
@@ -82,8 +80,6 @@ def measure(metric: str, outcomes: Labelled, confidence: float, task: Task = "bi
         found = shares.expected_cost(costs, outcomes, z)
     elif (alpha := covered_alpha_of(metric)) is not None:
         found = shares.coverage_gap(alpha, outcomes, z)
-    elif metric in _OF_WHOLE:
-        found = _OF_WHOLE[metric](_whole(outcomes), z)
     else:
         measured = _mean_loss(metric) if is_deviance(metric) or is_quantile(metric) else _METRICS[metric]
         found = measured(outcomes, z)
@@ -94,14 +90,19 @@ def measure(metric: str, outcomes: Labelled, confidence: float, task: Task = "bi
 def is_measured_in_parts(metric: str) -> bool:
     """Return whether :func:`measure` and :func:`airflow_mlops.metrics.realised.losses_of_parts` support several parts.
 
-    These are the area under the ROC curve, F1, precision, recall, and metrics that are a mean over the rows. Metrics that name a column, and
-    rows with clusters, need all rows in one part.
+    Custom metrics and NDCG need all rows in one part.
 
     :param metric: name of a metric of :func:`measure`
     """
-    if is_custom(metric) or columns_of([metric]):
-        return False
-    return metric == "roc_auc" or metric in BY_CELL or is_mean_of_rows(metric)
+    return not is_custom(metric) and not is_ranking(metric)
+
+
+def order_of_scores(metric: str) -> Order | None:
+    """Return the order of the rows by score that a metric needs if they are in several parts; ``None`` for any order.
+
+    :param metric: name of a metric of :func:`measure`
+    """
+    return _ORDERS.get(metric)
 
 
 def _whole(outcomes: Labelled) -> Outcomes:
@@ -127,13 +128,15 @@ def clustered(metric: str, outcomes: Labelled) -> Design | None:
     :param metric: a metric of :func:`measure`, except custom metrics
     :param outcomes: the labelled predictions
     :raises UnmeasurableError: the losses of the metric are undefined, see
-        :func:`airflow_mlops.metrics.realised.row_losses.losses`
+        :func:`airflow_mlops.metrics.realised.losses_of_parts`
     """
-    if outcomes.groups is None:
+    if outcomes.clusters is None:
         return None
-    rows = _whole(outcomes)
-    values = weighted.contributions(losses(metric, rows), rows.weight)
-    return design_of_share(values, outcomes.groups, rows.weight)
+    sums = ClusterSums(outcomes.clusters)
+    for part, each in zip(outcomes.parts(), losses_of_parts(metric, outcomes), strict=True):
+        assert part.groups is not None
+        sums.add(each, part.groups, part.weight)
+    return sums.design(of_share=True)
 
 
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
@@ -204,10 +207,9 @@ def _custom(path: str, rows: Rows, confidence: float) -> Interval:
 def _mean_loss(metric: str) -> Callable[[Labelled, float], Interval]:
     def measured(outcomes: Labelled, z: float) -> Interval:
         def batches() -> Iterator[tuple[Floats, Floats | None]]:
-            for part in outcomes.parts():
-                yield losses(metric, part), part.weight
+            for part, each in zip(outcomes.parts(), losses_of_parts(metric, outcomes), strict=True):
+                yield each, part.weight
 
-        require_defined(metric, outcomes)
         with np.errstate(over="ignore", invalid="ignore"):
             found = weighted.interval_of(batches, z)
         if not math.isfinite(found.value + found.high - found.low):
@@ -232,15 +234,13 @@ _METRICS: dict[str, Callable[[Labelled, float], Interval]] = {
     "rmse": _rmse,
     "mae": _mean_loss("mae"),
     SMAPE: _mean_loss(SMAPE),
+    MASE: _mean_loss(MASE),
+    "average_precision": ranking.average_precision,
+    "balanced_accuracy": shares.balanced_accuracy,
     "f1": shares.f1,
+    "f1_macro": shares.f1_macro,
     "precision": shares.precision,
     "recall": shares.recall,
     COVERAGE: shares.interval_coverage,
 }
-# Metrics that need all rows in one part.
-_OF_WHOLE: dict[str, Callable[[Outcomes, float], Interval]] = {
-    MASE: _mean_loss(MASE),
-    "average_precision": ranking.average_precision,
-    "balanced_accuracy": shares.balanced_accuracy,
-    "f1_macro": shares.f1_macro,
-}
+_ORDERS: dict[str, Order] = {"roc_auc": "ascending", "average_precision": "descending"}

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.groups import ndcg as group_ndcg
 from airflow_mlops.metrics.groups import wrong_relevance
 from airflow_mlops.metrics.intervals import Interval
-from airflow_mlops.metrics.ordered_ranks import Ordered, OrderedArea, ordered_area
+from airflow_mlops.metrics.ordered_ranks import Ordered, OrderedArea, ordered_area, ordered_precision
 from airflow_mlops.metrics.rankings import ranking_of
-from airflow_mlops.metrics.ranks import Area, area, precision_of_others
+from airflow_mlops.metrics.ranks import Area, area
 from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError, two_classes
 
 
@@ -49,24 +50,57 @@ def ordered_rows(outcomes: Labelled) -> Iterator[Ordered]:
         yield Ordered(part.truth, part.score, part.weight)
 
 
-def average_precision(outcomes: Outcomes, z: float) -> Interval:
+def average_precision(outcomes: Labelled, z: float) -> Interval:
     """Measure average precision. The interval is computed around an estimate that corrects the bias of the value.
 
     With few positive rows, average precision is biased upwards, because each positive row counts towards its own
     precision. The estimate leaves each positive row out of its own precision. If necessary, the interval is extended
     to contain the measured value.
 
+    :param outcomes: the labelled predictions, in descending order of the score if they are in several parts
     :param z: quantile of the normal distribution, such as 1.96
     :raises UnmeasurableError: all labels are of one class
     """
     positives = two_classes(outcomes)
-    value, by_row = influence("average_precision", outcomes.prepared("binary"))
-    independent = weighted.effective(outcomes.weight, outcomes.truth)
-    quantile = z + (z**3 + z) / (4 * max(1, independent - 1))
-    middle = precision_of_others(outcomes.truth, outcomes.score, outcomes.weight) if positives > 1 else value
-    found = intervals.bounded(middle, float(np.square(by_row).sum()), independent, quantile)
+    rows = partial(ordered_rows, descending(outcomes))
+    known = ordered_precision(rows)
+    value, variance = known.value, 0.0
+    for batch, by_row in zip(rows(), known.influences(rows), strict=True):
+        variance += float(np.square(by_row if batch.weight is None else by_row * batch.weight).sum())
+    quantile = z + (z**3 + z) / (4 * max(1, known.effective - 1))
+    middle = known.of_others if positives > 1 else value
+    found = intervals.bounded(middle, variance, known.effective, quantile)
     # The sum of precisions may exceed the number of positive rows by a rounding error.
     return Interval(min(1.0, value), min(value, found.low), min(1.0, max(value, found.high)))
+
+
+def average_precision_losses(outcomes: Labelled) -> Iterator[Floats]:
+    """Yield the losses of the rows of each part, see :func:`airflow_mlops.metrics.realised.losses`, shape (n,).
+
+    :param outcomes: the labelled predictions, in descending order of the score if they are in several parts
+    :raises UnmeasurableError: all labels are of one class
+    """
+    two_classes(outcomes)
+    rows = partial(ordered_rows, descending(outcomes))
+    known = ordered_precision(rows)
+    found = (np.asarray((1 - known.value) - outcomes.rows * by_row) for by_row in known.influences(rows))
+    if not isinstance(outcomes, Outcomes):
+        yield from found
+        return
+    (each,) = found
+    original = np.empty(outcomes.rows)
+    original[_from_high_to_low(outcomes)] = each
+    yield original
+
+
+def descending(outcomes: Labelled) -> Labelled:
+    """Return rows in descending order of the score. Rows in several parts are returned unchanged."""
+    return outcomes.take(_from_high_to_low(outcomes)) if isinstance(outcomes, Outcomes) else outcomes
+
+
+def _from_high_to_low(outcomes: Outcomes) -> npt.NDArray[np.int64]:
+    """Return the positions of the rows in descending order of the score, shape (n,)."""
+    return np.argsort(-outcomes.score)
 
 
 def ndcg(metric: str, outcomes: Outcomes, z: float) -> Interval:

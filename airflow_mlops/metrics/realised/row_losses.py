@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from airflow_mlops.metrics import weighted
-from airflow_mlops.metrics.catalog import BY_INFLUENCE, COVERAGE
+from airflow_mlops.metrics.catalog import COVERAGE
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_rows
 from airflow_mlops.metrics.forecasts import MASE, SCALE, SMAPE
-from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.losses import (
     absolute_errors,
     at_most,
@@ -28,12 +26,16 @@ from airflow_mlops.metrics.losses import (
 from airflow_mlops.metrics.ordered_ranks import ordered_placements
 from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rankings import ranking_of
+from airflow_mlops.metrics.realised.confusion import BY_CELL, confusion
 from airflow_mlops.metrics.realised.labelled import Floats, Labelled, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.ranking import area_of, by_group, ordered_area_of, ordered_rows
-from airflow_mlops.metrics.realised.shares import errors, missed
-
-BY_CELL = ("f1", "precision", "recall")
-"""Binary metrics for which all rows in the same cell of the confusion matrix have the same loss."""
+from airflow_mlops.metrics.realised.ranking import (
+    area_of,
+    average_precision_losses,
+    by_group,
+    ordered_area_of,
+    ordered_rows,
+)
+from airflow_mlops.metrics.realised.shares import missed, row_costs
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:
@@ -62,55 +64,58 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     :param metric: a metric of :func:`airflow_mlops.metrics.realised.measure`, except custom metrics
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
-    :raises UnmeasurableError: the metric is ``roc_auc`` and a class has fewer than two rows; a deviance is undefined
-        for a label or a prediction; the rows lack a column that the metric needs; MASE finds only scales of 0; or NDCG
-        cannot be computed (:func:`airflow_mlops.metrics.realised.ranking.by_group`)
+    :raises UnmeasurableError: see :func:`losses_of_parts`
     """
-    if (costs := costs_of(metric)) is not None:
-        false_positive, false_negative = errors(outcomes)
-        each = [outcomes.cost(cost) for cost in costs]
-        return np.asarray(each[0] * false_positive + each[1] * false_negative)
-    if (ranking := ranking_of(metric)) is not None:
-        value, of_groups, _ = by_group(metric, outcomes)
-        _, first, codes = np.unique(outcomes.columns[ranking.group], return_index=True, return_inverse=True)
-        # The influence of a group is divided among its rows.
-        shared = (of_groups[first] / np.bincount(codes))[codes]
-        return np.asarray((1 - value) - shared * outcomes.rows)
-    if (alpha := alpha_of(metric)) is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return pinball(alpha, outcomes.truth, outcomes.score)
-    if (alpha := covered_alpha_of(metric)) is not None:
-        covered = at_most(outcomes.truth, outcomes.score).astype(float)
-        share = weighted.mean(covered, outcomes.weight)
-        return np.asarray(abs(share - alpha) + (1 if share >= alpha else -1) * (covered - share))
-    if (power := power_of(metric)) is not None:
-        require_defined(metric, outcomes)
-        return deviances(power, outcomes.truth, outcomes.score)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _LOSSES[metric](outcomes)
+    (found,) = losses_of_parts(metric, outcomes)
+    return found
 
 
 def losses_of_parts(metric: str, outcomes: Labelled) -> Iterator[Floats]:
     """Yield the losses of the rows of each part, see :func:`losses`, each of shape (n,).
 
-    :param metric: a metric that is measured in parts (:func:`airflow_mlops.metrics.realised.is_measured_in_parts`)
-    :param outcomes: the labelled predictions; for ``roc_auc``, in ascending order of the score
-    :raises UnmeasurableError: see :func:`losses`
+    :param metric: as in :func:`losses`. Metrics that are not measured in parts
+        (:func:`airflow_mlops.metrics.realised.is_measured_in_parts`) need all rows in one part
+    :param outcomes: the labelled predictions. Several parts are in the order that the metric needs
+        (:func:`airflow_mlops.metrics.realised.order_of_scores`)
+    :raises UnmeasurableError: the metric is ``roc_auc`` and a class has fewer than two rows, or ``average_precision`` and
+        all labels are of one class; a deviance is undefined for a label or a prediction; the rows lack a column that the
+        metric needs; MASE finds only scales of 0; or NDCG cannot be computed
+        (:func:`airflow_mlops.metrics.realised.ranking.by_group`)
     """
     if metric == "roc_auc":
-        rows = partial(ordered_rows, outcomes)
-        found = ordered_area_of(outcomes)
-        for batch, placed in zip(rows(), ordered_placements(rows, found.mass), strict=True):
-            yield found.losses(batch.positive, placed)
-        return
-    if metric in BY_CELL:
-        table = _losses_of_cells(metric, outcomes)
+        yield from _area_losses(outcomes)
+    elif metric == "average_precision":
+        yield from average_precision_losses(outcomes)
+    elif ranking_of(metric) is not None:
+        yield from _group_losses(metric, outcomes)
+    else:
+        each = _loss_of_rows(metric, outcomes)
         for part in outcomes.parts():
-            yield table[_cells(part)]
-        return
-    require_defined(metric, outcomes)
-    for part in outcomes.parts():
-        yield losses(metric, part)
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = each(part)
+            yield found
+
+
+def _loss_of_rows(metric: str, outcomes: Labelled) -> Callable[[Outcomes], Floats]:
+    """Return a function that computes the losses of the rows of a part.
+
+    :param outcomes: all rows, from which the function derives sums
+    """
+    if metric in BY_CELL:
+        matrix = confusion(outcomes)
+        value, influence = matrix.influence(metric)
+        table = (1 - value) - outcomes.rows * influence
+        return lambda part: table[matrix.cells(part)]
+    if (costs := costs_of(metric)) is not None:
+        return lambda part: row_costs(costs, part).astype(float)
+    if (alpha := alpha_of(metric)) is not None:
+        return lambda part: pinball(alpha, part.truth, part.score)
+    if (covered := covered_alpha_of(metric)) is not None:
+        return _gap_losses(covered, outcomes)
+    if (power := power_of(metric)) is not None:
+        require_defined(metric, outcomes)
+        return lambda part: deviances(power, part.truth, part.score)
+    return _scaled_errors(outcomes) if metric == MASE else _LOSSES[metric]
 
 
 def require_defined(metric: str, outcomes: Labelled) -> None:
@@ -124,72 +129,70 @@ def require_defined(metric: str, outcomes: Labelled) -> None:
         raise UnmeasurableError(wrong)
 
 
-def _losses_of_cells(metric: str, outcomes: Labelled) -> Floats:
-    """Return the loss of a row in each cell of the confusion matrix, shape (4,).
-
-    The losses are computed for one row per cell, with the sum of the weights of the cell.
-    """
-    mass = np.zeros(4)
-    for part in outcomes.parts():
-        mass += np.bincount(_cells(part), part.weight, 4)
-    cells, found = np.flatnonzero(mass), np.zeros(4)
-    found[cells] = losses(metric, Outcomes(cells >= 2, np.zeros(len(cells)), cells % 2 == 1).weighted(mass[cells]))
-    return found
-
-
-def _cells(outcomes: Outcomes) -> npt.NDArray[np.int64]:
-    return 2 * outcomes.truth.astype(np.int64) + outcomes.right
+def _area_losses(outcomes: Labelled) -> Iterator[Floats]:
+    if isinstance(outcomes, Outcomes):
+        area = area_of(outcomes)
+        found = area.influence * outcomes.rows
+        yield (1 - area.value) - (found if outcomes.weight is None else found / outcomes.weight)
+        return
+    rows = partial(ordered_rows, outcomes)
+    known = ordered_area_of(outcomes)
+    for batch, placed in zip(rows(), ordered_placements(rows, known.mass), strict=True):
+        yield known.losses(batch.positive, placed)
 
 
-def _area_losses(outcomes: Outcomes) -> Floats:
-    found = area_of(outcomes)
-    return (1 - found.value) - _by_weight(found.influence, outcomes)
+def _group_losses(metric: str, outcomes: Labelled) -> Iterator[Floats]:
+    (rows,) = outcomes.parts()
+    value, of_groups, _ = by_group(metric, rows)
+    ranking = ranking_of(metric)
+    assert ranking is not None
+    _, first, codes = np.unique(rows.columns[ranking.group], return_index=True, return_inverse=True)
+    # The influence of a group is divided among its rows.
+    shared = (of_groups[first] / np.bincount(codes))[codes]
+    yield np.asarray((1 - value) - shared * rows.rows)
 
 
-def _influence_losses(metric: str) -> Callable[[Outcomes], Floats]:
-    def found(outcomes: Outcomes) -> Floats:
-        rows = outcomes.prepared("binary" if outcomes.codes is None else "multiclass")
-        value, by_row = influence(metric, rows)
-        return np.asarray((1 - value) - _by_weight(by_row, outcomes))
-
-    return found
-
-
-def _by_weight(influence: Floats, outcomes: Outcomes) -> Floats:
-    """Return the influence of each row, divided by its weight (with the mean 1), times the number of rows."""
-    found = influence * outcomes.rows
-    return found if outcomes.weight is None else np.asarray(found / outcomes.weight)
+def _gap_losses(alpha: float, outcomes: Labelled) -> Callable[[Outcomes], Floats]:
+    share = weighted.mean_of((at_most(part.truth, part.score), part.weight) for part in outcomes.parts())
+    side = 1 if share >= alpha else -1
+    return lambda part: np.asarray(abs(share - alpha) + side * (at_most(part.truth, part.score) - share))
 
 
 def _squared_errors(outcomes: Outcomes) -> Floats:
     return squared_errors(outcomes.truth, outcomes.score)
 
 
-def _scaled_errors(outcomes: Outcomes) -> Floats:
-    if SCALE not in outcomes.columns:
-        raise UnmeasurableError(f"{MASE} needs column {SCALE!r}, which is not available here")
-    scale = outcomes.columns[SCALE]
-    counted = (scale > 0).astype(float)
-    weight = counted if outcomes.weight is None else counted * outcomes.weight
-    if not weight.any():
+def _scaled_errors(outcomes: Labelled) -> Callable[[Outcomes], Floats]:
+    sums, every = np.zeros(3), True
+    for part in outcomes.parts():
+        if SCALE not in part.columns:
+            raise UnmeasurableError(f"{MASE} needs column {SCALE!r}, which is not available here")
+        counted = part.columns[SCALE] > 0
+        every &= bool(counted.all())
+        weight = np.ones(part.rows) if part.weight is None else part.weight
+        with np.errstate(over="ignore", invalid="ignore"):
+            errors = scaled_errors(part.truth, part.score, part.columns[SCALE])
+            sums += weight.sum(), weight @ counted, (weight * counted) @ errors
+    mass, measured, total = sums.tolist()
+    if not measured:
         raise UnmeasurableError(f"column {SCALE!r} is 0 in all rows, so there are no scaled errors")
-    errors = scaled_errors(outcomes.truth, outcomes.score, scale)
-    if counted.all():
-        return errors
-    middle = float(weight @ errors / weight.sum())
-    share = weight.sum() / (len(counted) if outcomes.weight is None else outcomes.weight.sum())
-    return np.asarray(middle + counted * (errors - middle) / share)
+    middle, share = total / measured, measured / mass
+
+    def found(part: Outcomes) -> Floats:
+        errors = scaled_errors(part.truth, part.score, part.columns[SCALE])
+        if every:
+            return errors
+        return np.asarray(middle + (part.columns[SCALE] > 0) * (errors - middle) / share)
+
+    return found
 
 
 _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
-    "roc_auc": _area_losses,
     "accuracy": lambda outcomes: (~outcomes.right).astype(float),
     "log_loss": lambda outcomes: binary_log_losses(outcomes.truth, outcomes.score),
     "brier": _squared_errors,
     "rmse": _squared_errors,
     "mae": lambda outcomes: absolute_errors(outcomes.truth, outcomes.score),
-    MASE: _scaled_errors,
     SMAPE: lambda outcomes: percentage_errors(outcomes.truth, outcomes.score),
-    **{metric: _influence_losses(metric) for metric in BY_INFLUENCE},
     COVERAGE: lambda outcomes: missed(outcomes).astype(float),
 }

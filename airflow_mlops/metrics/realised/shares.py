@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.costs import Costs
-from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import at_most
-from airflow_mlops.metrics.realised.labelled import Bools, Labelled, Outcomes, UnmeasurableError, two_classes
+from airflow_mlops.metrics.realised.confusion import Confusion, confusion
+from airflow_mlops.metrics.realised.labelled import Bools, Floats, Labelled, Outcomes, UnmeasurableError, two_classes
 
 
 def accuracy(outcomes: Labelled, z: float) -> Interval:
@@ -80,7 +80,7 @@ def f1(outcomes: Labelled, z: float) -> Interval:
     return Interval(*(2 * end / (1 + end) for end in (index.value, index.low, index.high)))
 
 
-def balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
+def balanced_accuracy(outcomes: Labelled, z: float) -> Interval:
     """Measure the mean recall of the classes. The intervals of the recalls are combined by MOVER.
 
     Source of MOVER (method of variance estimates recovery): G. Zou and A. Donner, "Construction of Confidence Limits
@@ -88,28 +88,36 @@ def balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
 
     :raises UnmeasurableError: the ML task is binary, and all labels are of one class
     """
-    if outcomes.codes is None:
+    matrix = confusion(outcomes)
+    if matrix.is_binary:
         two_classes(outcomes)
-    truth = outcomes.truth if outcomes.codes is None else outcomes.codes[0]
-    weight, found = outcomes.weight, []
-    for code in np.unique(truth):
-        rows = truth == code
-        found.append(weighted.share(outcomes.right[rows], None if weight is None else weight[rows], z))
+    mass, squares = (_by_class(matrix, values) for values in (matrix.mass, matrix.squares))
+    found = [
+        weighted.share_of_sums(*sums, z, is_weighted=matrix.is_weighted) for sums in zip(mass, squares, strict=True)
+    ]
     value = sum(one.value for one in found) / len(found)
     below = math.hypot(*(one.value - one.low for one in found)) / len(found)
     above = math.hypot(*(one.high - one.value for one in found)) / len(found)
     return Interval(value, max(0.0, value - below), min(1.0, value + above))
 
 
-def f1_macro(outcomes: Outcomes, z: float) -> Interval:
+def f1_macro(outcomes: Labelled, z: float) -> Interval:
     """Measure the mean F1 of the classes, with the variance of the rows' influence."""
-    rows = outcomes.prepared("multiclass")
-    value, by_row = influence("f1_macro", rows)
-    counts = np.array([weighted.effective(outcomes.weight, rows.truth == code) for code in np.unique(rows.truth)])
+    matrix = confusion(outcomes)
+    value, by_row = matrix.influence("f1_macro")
+    mass, squares = (_by_class(matrix, values).sum(axis=1) for values in (matrix.mass, matrix.squares))
+    counts = np.square(mass) / squares
     # The mean of one proportion for each class, computed on the rows of the class, has the variance of a proportion of
     # this many rows.
     independent = len(counts) ** 2 / float((1 / counts).sum())
-    return intervals.bounded(value, float(np.square(by_row).sum()), independent, z)
+    return intervals.bounded(value, float(np.square(by_row) @ matrix.squares), independent, z)
+
+
+def _by_class(matrix: Confusion, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Sum values of the cells over the wrong and the correct predictions for each of the k labels, shape (k, 2)."""
+    _, classes = np.unique(matrix.truth, return_inverse=True)
+    found = np.bincount(2 * classes + matrix.right, values, 2 * (1 + int(classes.max())))
+    return found.astype(float).reshape(-1, 2)
 
 
 def expected_cost(costs: Costs, outcomes: Labelled, z: float) -> Interval:
@@ -126,7 +134,7 @@ def expected_cost(costs: Costs, outcomes: Labelled, z: float) -> Interval:
     the usual interval of a mean, corrected for skewness.
 
     :param costs: the costs of both errors
-    :param outcomes: the labelled predictions; in one part if a cost is a column
+    :param outcomes: the labelled predictions
     :raises UnmeasurableError: the rows lack a column of costs, or there are too few rows for their mean
     """
     found = [_mean_cost(cost, number, outcomes, z) for number, cost in enumerate(costs)]
@@ -145,8 +153,7 @@ def expected_cost(costs: Costs, outcomes: Labelled, z: float) -> Interval:
     above = np.array([mean.high - mean.value for mean, _ in found])
     low, high = (math.sqrt(max(0.0, sides @ sides - 2 * correlation * sides.prod())) for sides in (below, above))
     if costs.columns:
-        (rows,) = outcomes.parts()
-        mean = _mean_of_rows(costs, rows, z)
+        mean = _mean_of_rows(costs, outcomes, z)
         low, high = max(low, value - mean.low), max(high, mean.high - value)
     return Interval(value, max(0.0, value - low), min(costs.most, value + high))
 
@@ -161,20 +168,32 @@ def _mean_cost(cost: float | str, number: int, outcomes: Labelled, z: float) -> 
         share = _share(outcomes, lambda part: errors(part)[number], z)
         mean = Interval(*(cost * end for end in (share.value, share.low, share.high)))
         return mean, cost**2 * share.value * (1 - share.value)
-    (rows,) = outcomes.parts()
-    each, error, weight = np.asarray(rows.cost(cost)), errors(rows)[number], rows.weight
-    charged = each > 0
-    if not charged.any():
+
+    def rows() -> Iterator[tuple[Floats, Bools, Floats | None]]:
+        for part in outcomes.parts():
+            yield np.asarray(part.cost(cost)), errors(part)[number], part.weight
+
+    if not any((each > 0).any() for each, _, _ in rows()):
         return Interval(0.0, 0.0, 0.0), 0.0
-    share = weighted.share(error[charged], (each if weight is None else each * weight)[charged], z)
-    whole, value = weighted.mean(each, weight), weighted.mean(each * error, weight)
-    variance = weighted.mean(np.square(each * error - value), weight)
+    charged = ((each > 0, each if weight is None else each * weight, error) for each, error, weight in rows())
+    share = weighted.share_of(((error[some], mass[some]) for some, mass, error in charged), z)
+    whole = weighted.mean_of((each, weight) for each, _, weight in rows())
+    value = weighted.mean_of((each * error, weight) for each, error, weight in rows())
+    variance = weighted.mean_of((np.square(each * error - value), weight) for each, error, weight in rows())
     return Interval(value, whole * share.low, whole * share.high), variance
 
 
-def _mean_of_rows(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
-    each = np.asarray(sum(outcomes.cost(cost) * error for cost, error in zip(costs, errors(outcomes), strict=True)))
-    found = weighted.interval(each, outcomes.weight, z)
+def row_costs(costs: Costs, outcomes: Outcomes) -> Floats:
+    """Return the cost of the prediction for each row, shape (n,).
+
+    :raises UnmeasurableError: the rows lack a column of costs
+    """
+    each = (outcomes.cost(cost) * error for cost, error in zip(costs, errors(outcomes), strict=True))
+    return np.asarray(sum(each))
+
+
+def _mean_of_rows(costs: Costs, outcomes: Labelled, z: float) -> Interval:
+    found = weighted.interval_of(lambda: ((row_costs(costs, part), part.weight) for part in outcomes.parts()), z)
     if not math.isfinite(found.high - found.low):
         raise UnmeasurableError(
             "the costs have no finite mean and standard error, because they are too large or too few"

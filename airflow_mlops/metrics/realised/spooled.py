@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract, PredictionInterval
 from airflow_mlops.data import relational, spool
 from airflow_mlops.data.sample_weights import numbers
 from airflow_mlops.data.sorting import in_order
-from airflow_mlops.metrics.realised.labelled import Outcomes, measurable, part_of, require_known
+from airflow_mlops.metrics.realised.labelled import Order, Outcomes, measurable, part_of, require_known
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 SORT_MEMORY = 100_000_000
@@ -54,15 +54,11 @@ class Spooled:
     example: Any
     mean_weight: float | None
     interval: PredictionInterval | None
+    clusters: int | None
 
     @property
     def rows(self) -> int:
         return len(self.stored)
-
-    @property
-    def groups(self) -> None:
-        """Rows with clusters are not spooled."""
-        return None
 
     def parts(self) -> Iterator[Outcomes]:
         """Yield the rows in parts."""
@@ -80,14 +76,22 @@ class Spooled:
                     columns["truth"],
                     columns["score"],
                     columns.get("right", columns["truth"]),
+                    codes=np.stack([columns[name] for name in _CODES]) if _CODES[0] in columns else None,
                     weight=None if weight is None else weight / self.mean_weight,
+                    groups=columns.get("group"),
                     interval=self.interval,
+                    columns={
+                        name.removeprefix(_COLUMN): values
+                        for name, values in columns.items()
+                        if name.startswith(_COLUMN)
+                    },
                 ),
                 [columns[name] for name in names],
             )
 
 
-_BESIDE = "beside_"
+_BESIDE, _COLUMN = "beside_", "column_"
+_CODES = ("label_code", "predicted_code")
 
 
 @contextmanager
@@ -97,17 +101,23 @@ def spooled(
     most: int,
     *,
     weight: str | None = None,
-    by_score: bool = False,
+    order: Order | None = None,
+    columns: Sequence[str] = (),
+    groups: tuple[str, int] | None = None,
     beside: tuple[int, Beside] | None = None,
 ) -> Iterator[Spooled]:
     """Write the rows that have a label to a temporary file, see :func:`airflow_mlops.metrics.realised.outcomes`.
 
-    :param batches: record batches with the columns :data:`COLUMNS`, and those that ``weight`` and ``beside`` need
+    :param batches: record batches with the columns :data:`COLUMNS`, and those that ``weight``, ``columns`` and ``beside``
+        need
     :param contract: contract of the model
     :param most: upper bound of the number of rows of all batches
     :param weight: the column with the weight of each row. Weights are finite and at least 0, and at least one is above
         0. ``None`` if each row counts once
-    :param by_score: whether the rows are sorted by score, in ascending order
+    :param order: the order of the rows by score; ``None`` for the order of the batches
+    :param columns: names of the columns of numbers that metrics need
+    :param groups: the column with the number of the cluster of each row, from 0, and the number of clusters; ``None`` for
+        independent rows
     :param beside: additional columns to store: their number, and a function that returns their values for the rows of a
         batch that have a label
     :raises UnmeasurableError: see :func:`airflow_mlops.metrics.realised.outcomes`
@@ -119,20 +129,26 @@ def spooled(
             ("truth", truth),
             ("score", pa.float64()),
             # In a multiclass model, `truth` has the same values.
-            *([] if contract.task == "multiclass" else [("right", pa.bool_())]),
+            *([(name, pa.int32()) for name in _CODES] if contract.task == "multiclass" else [("right", pa.bool_())]),
             *([] if weight is None else [("weight", pa.float64())]),
+            *((f"{_COLUMN}{name}", pa.float64()) for name in columns),
+            *([] if groups is None else [("group", pa.int64())]),
             *((f"{_BESIDE}{number}", pa.uint64()) for number in range(beside[0] if beside else 0)),
         ]
     )
     counts = _Counts()
-    rows = _rows(batches, contract, schema, counts, weight, beside[1] if beside else None)
-    if by_score:
+    names = {"weight": weight, "group": groups[0] if groups else None} | {f"{_COLUMN}{name}": name for name in columns}
+    rows = _rows(batches, contract, schema, counts, names, beside[1] if beside else None)
+    if order is not None:
         memory = relational.default_memory(most=SORT_MEMORY)
-        rows = in_order(rows, schema, ["score"], most, memory)
+        rows = in_order(rows, schema, ["score"], most, memory, descending=order == "descending")
     with spool.spooled(rows, schema) as stored:
         require_known(counts.labelled - counts.skipped, counts.unknown, counts.example, contract)
         mean = None if weight is None else counts.mass / max(1, len(stored))
-        yield Spooled(stored, counts.labelled, counts.skipped, counts.unknown, counts.example, mean, contract.interval)
+        clusters = None if groups is None else groups[1]
+        yield Spooled(
+            stored, counts.labelled, counts.skipped, counts.unknown, counts.example, mean, contract.interval, clusters
+        )
 
 
 def _rows(
@@ -140,7 +156,7 @@ def _rows(
     contract: ModelContract,
     schema: pa.Schema,
     counts: _Counts,
-    weight: str | None,
+    names: Mapping[str, str | None],
     beside: Beside | None,
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
@@ -154,11 +170,19 @@ def _rows(
         counts.unknown += part.unknown
         (usable,) = measurable([batch], contract)
         # -0.0 and 0.0 are one score.
-        columns = {"truth": part.truth, "score": part.score + 0.0, "right": part.right}
+        columns: dict[str, Any] = {"truth": part.truth, "score": part.score + 0.0, "right": part.right}
+        if part.codes is not None:
+            columns |= dict(zip(_CODES, part.codes, strict=True))
+        columns |= {
+            own: numbers(usable.column(name)) for own, name in names.items() if name is not None and own != "group"
+        }
+        if (group := names["group"]) is not None:
+            columns["group"] = usable.column(group).to_numpy()
         if beside is not None:
             columns |= {f"{_BESIDE}{number}": values for number, values in enumerate(beside(usable))}
-        if weight is not None:
-            columns["weight"] = numbers(usable.column(weight))
+        weighted = "weight" in columns
+        if weighted:
             counts.mass += float(columns["weight"].sum())
-        found = pa.RecordBatch.from_arrays([pa.array(columns[name]) for name in schema.names], schema=schema)
-        yield found if weight is None else found.filter(pa.array(columns["weight"] > 0))
+        arrays = [pa.array(columns[field.name], field.type) for field in schema]
+        found = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        yield found.filter(pa.array(columns["weight"] > 0)) if weighted else found

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data import relational
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
-from airflow_mlops.gates.group_rates import group_rates
+from airflow_mlops.gates.divisions import divide
+from airflow_mlops.gates.group_rates import CountedRates
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.fairness_rule import FairnessRule
+from airflow_mlops.metrics.realised.spooled import SORT_MEMORY
 from airflow_mlops.performance.fairness import largest_difference
 from airflow_mlops.performance.findings import FairnessDifference
 from airflow_mlops.registry.records.fairness import FairnessRates, GroupRates
 from airflow_mlops.stages.monitor import clusters
-from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.check import CLUSTER, Check
 from airflow_mlops.stages.monitor.performance import Realised
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pyarrow as pa
 
 
 def measure(
@@ -100,35 +101,24 @@ def _require(check: Check, rule: FairnessRule, contract: ModelContract) -> None:
 
 
 def _rates(check: Check, rule: FairnessRule, contract: ModelContract) -> list[GroupRates]:
-    group = clusters.group_column(check)
-    columns = list(dict.fromkeys([LABEL, "score", rule.sensitive, *([group] if group else [])]))
-    if not rule.needs_labels:
-        rows = metrics.scored(check.batches([name for name in columns if name != LABEL]), labelled=False)
-        predicted, values, numbers = _predicted(rows, rule, contract, group)
-        return group_rates(rule, values, predicted, clusters=numbers)
-    rows = metrics.measurable(check.batches(columns), contract)
-    predicted, values, numbers = _predicted(rows, rule, contract, group)
-    truth = np.asarray(metrics.outcomes(check.batches(metrics.COLUMNS), contract).truth, dtype=bool)
-    return group_rates(rule, values, predicted, truth, numbers)
+    columns = [LABEL, "score", rule.sensitive] if rule.needs_labels else ["score", rule.sensitive]
+    others = [] if check.clusters is None else [CLUSTER]
 
+    def rows(*more: str) -> Iterator[pa.RecordBatch]:
+        batches = check.batches(list(dict.fromkeys([*columns, *more])))
+        return metrics.measurable(batches, contract) if rule.needs_labels else metrics.scored(batches, labelled=False)
 
-def _predicted(
-    batches: Iterable[pa.RecordBatch], rule: FairnessRule, contract: ModelContract, group: str | None
-) -> tuple[NDArray[np.bool_], pa.Array, NDArray[np.int64] | None]:
-    """Read the predictions.
+    def values() -> Iterator[pa.Array]:
+        return (clusters.plain(batch.column(rule.sensitive)) for batch in rows())
 
-    :param group: the column that names the clusters; ``None`` for independent rows
-    :return: whether the positive class is predicted for each row, the values of the column of the groups, and the number
-        of the cluster of each row; ``None`` for independent rows
-    """
-    positive: list[NDArray[np.bool_]] = [np.empty(0, bool)]
-    values: list[pa.Array] = []
-    named: list[pa.Array] = []
-    for batch in batches:
-        positive.append(batch.column("score").to_numpy(zero_copy_only=False) >= contract.threshold)
-        values.append(clusters.plain(batch.column(rule.sensitive)))
-        if group is not None:
-            named.append(clusters.plain(batch.column(group)))
-    joined = pa.chunked_array(values).combine_chunks() if values else pa.nulls(0)
-    numbers = codes(pa.chunked_array(named)) if named else None
-    return np.concatenate(positive), joined, numbers
+    division = divide(rule.sensitive, values, check.rows, relational.default_memory(most=SORT_MEMORY))
+    found = CountedRates(rule, division, None if check.clusters is None else check.clusters.count)
+    for batch in rows(*(["prediction"] if rule.needs_labels else []), *others):
+        positive = batch.column("score").to_numpy(zero_copy_only=False) >= contract.threshold
+        truth = None
+        if rule.needs_labels:
+            truth = np.asarray(metrics.outcomes([batch], contract).truth, dtype=bool)
+        found.add(
+            clusters.plain(batch.column(rule.sensitive)), positive, truth, clusters.of_batch(batch) if others else None
+        )
+    return found.rates()

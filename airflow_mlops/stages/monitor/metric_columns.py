@@ -6,21 +6,22 @@ other rows, the result would be a different metric under the same name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.predictions.privacy import hashed_or_dropped
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.columns import columns_of
+from airflow_mlops.metrics.columns import columns_of, why_invalid
 from airflow_mlops.stages.monitor.check import Check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read(check: Check, contract: ModelContract, metric: str) -> dict[str, NDArray[Any]]:
-    """Read the columns that a metric names, for the rows whose performance is measured, each of shape (n,).
+def require(check: Check, contract: ModelContract, metric: str) -> list[str]:
+    """Check the columns that a metric names, in the rows whose performance is measured, and return their names.
 
     :param check: a check of predictions with the column ``label``
     :param contract: contract of the version that made the predictions
@@ -28,8 +29,6 @@ def read(check: Check, contract: ModelContract, metric: str) -> dict[str, NDArra
     :raises UnmeasurableError: the predictions lack a column, or some values are invalid
     """
     columns = columns_of([metric])
-    if not columns:
-        return {}
     for column in columns:
         fates = {hashed_or_dropped(item.manifest.details).get(column) for item in check.datasets} - {None}
         if fates:
@@ -38,4 +37,18 @@ def read(check: Check, contract: ModelContract, metric: str) -> dict[str, NDArra
             )
         if not check.has_columns(column):
             raise metrics.UnmeasurableError(f"the predictions do not have column {column!r}, which the metric needs")
+        batches = check.batches(list(dict.fromkeys([LABEL, "score", column])))
+        values = (batch.column(column) for batch in metrics.measurable(batches, contract))
+        if (wrong := why_invalid([metric], column, values)) is not None:
+            raise metrics.UnmeasurableError(f"column {column!r}, which the metric needs, is {wrong}")
+    return columns
+
+
+def read(check: Check, contract: ModelContract, columns: Sequence[str], metric: str) -> dict[str, NDArray[Any]]:
+    """Read the columns that a metric names into memory, for the rows whose performance is measured, each of shape (n,).
+
+    :param columns: the result of :func:`require`; empty if the metric cannot be measured
+    """
+    if not columns:
+        return {}
     return metrics.columns(check.batches(list(dict.fromkeys([LABEL, "score", *columns]))), contract, [metric])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.counts import counted
@@ -46,9 +45,6 @@ from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.labelled import LabelledRows
 from airflow_mlops.stages.monitor.weights import Weights
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 @dataclass(frozen=True)
 class Realised:
@@ -65,7 +61,6 @@ class Realised:
     :param notes: further remarks, one sentence each
     :param design: how much clusters widen the interval of the metric; ``None`` for independent rows
     :param weights: the weights of the measured rows
-    :param columns: the columns that the metric names, for the rows with a label, each of shape (n,)
     """
 
     labelled: int = 0
@@ -78,7 +73,6 @@ class Realised:
     notes: list[str] = field(default_factory=list)
     design: Design | None = None
     weights: Weights = field(default_factory=Weights)
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def judged(self) -> Performance | None:
@@ -115,17 +109,17 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     except metrics.UnmeasurableError as error:
         return Realised(unmeasured=str(error), immature=without)
     try:
-        columns, missing = metric_columns.read(check, contract, metric), None
+        columns, missing = metric_columns.require(check, contract, metric), None
     except metrics.UnmeasurableError as error:
         # The metric is not measured then. Bias and coverage of intervals do not need the columns, so they are still
         # measured.
-        columns, missing = {}, str(error)
+        columns, missing = [], str(error)
     with ExitStack() as stack:
         try:
             rows = stack.enter_context(labelled.opened(check, contract, metric, weights, columns))
         except metrics.UnmeasurableError as error:
             return Realised(unmeasured=str(error), immature=without)
-        return _of_rows(rows, check, reference, metric, weights, columns, missing)
+        return _of_rows(rows, check, reference, metric, weights, missing)
 
 
 def _of_rows(
@@ -134,12 +128,10 @@ def _of_rows(
     reference: TrainingReference,
     metric: str,
     weights: Weights,
-    columns: Mapping[str, NDArray[Any]],
     missing: str | None,
 ) -> Realised:
     """Measure realised performance on the labelled rows.
 
-    :param columns: the columns that the metric names
     :param missing: why the metric cannot be measured without a column that it names; ``None`` if it can
     """
     policy, contract, outcomes = check.policy, reference.contract, rows.outcomes
@@ -173,7 +165,6 @@ def _of_rows(
         notes=notes,
         design=measured.design,
         weights=weights,
-        columns=columns,
     )
 
 

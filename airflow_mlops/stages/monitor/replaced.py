@@ -14,7 +14,7 @@ from airflow_mlops.drift.reference import Reference
 from airflow_mlops.models import contracts
 from airflow_mlops.policy.findings import VersionFindings
 from airflow_mlops.registry import versions
-from airflow_mlops.stages.monitor import columns, performance, references
+from airflow_mlops.stages.monitor import clusters, columns, performance, references
 from airflow_mlops.stages.monitor.check import Check
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def measure(check: Check, client: MlflowClient) -> VersionFindings:
         raise
     except (RegistryError, ModelFormatError) as error:
         return _unknown(check, error)
-    return _findings(check, reference)
+    with clusters.numbered(check) as checked:
+        return _findings(checked, reference)
 
 
 def _unknown(check: Check, error: MLOpsError) -> VersionFindings:

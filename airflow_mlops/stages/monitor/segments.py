@@ -7,23 +7,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data import spool
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.metrics.clusters import at_once
+from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.performance import segments as comparison
 from airflow_mlops.performance.findings import LossChange, Segment
 from airflow_mlops.profiles import segments
 from airflow_mlops.profiles.segments import Cut, Losses
 from airflow_mlops.stages.monitor import labelled
-from airflow_mlops.stages.monitor import weights as row_weights
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
+
+_COST = pa.schema([("cost", pa.float64())])
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def compare(check: Check, reference: TrainingReference, realised: Realised) -> S
     if known is None or judged is None or judged.metric not in known.losses:
         return SegmentFindings()
     cuts = {name: cut for name, cut in known.cuts.items() if check.has_columns(name)}
-    measured = _in_parts if labelled.are_spooled(check, judged.metric) else _in_memory
+    measured = _in_parts if metrics.is_measured_in_parts(judged.metric) else _in_memory
     current, designs = measured(check, reference.contract, judged.metric, realised, cuts)
     compared = comparison.compare(known, current, judged.metric, check.policy, designs)
     return SegmentFindings() if compared is None else SegmentFindings(*compared)
@@ -57,15 +61,47 @@ def compare(check: Check, reference: TrainingReference, realised: Realised) -> S
 
 def _in_parts(
     check: Check, contract: ModelContract, metric: str, realised: Realised, cuts: Mapping[str, Cut]
-) -> tuple[dict[str, Losses], None]:
-    """Return the losses of each segment by feature. Only a part of the rows is in memory at the same time."""
+) -> tuple[dict[str, Losses], dict[str, list[float]] | None]:
+    """Return the losses of each segment by feature, and their design effects; ``None`` for independent rows.
+
+    Only a part of the rows is in memory at the same time.
+    """
     tally, packed = segments.Tally(cuts), PackedCodes(cuts)
     beside = (packed.count, packed.of_rows)
-    with labelled.spooled(check, contract, metric, realised.weights, list(cuts), beside) as rows:
+    with labelled.spooled(check, contract, metric, realised.weights, columns_of([metric]), list(cuts), beside) as rows:
         losses = metrics.losses_of_parts(metric, rows)
-        for (part, words), cost in zip(rows.with_beside(packed.count), losses, strict=True):
-            tally.add(packed.unpacked(words), cost, part.weight)
-    return tally.result(), None
+        parts = zip(rows.with_beside(packed.count), losses, strict=True)
+        if rows.clusters is None:
+            for (part, words), cost in parts:
+                tally.add(packed.unpacked(words), cost, part.weight)
+            return tally.result(), None
+
+        def tallied() -> Iterator[pa.RecordBatch]:
+            for (part, words), cost in parts:
+                tally.add(packed.unpacked(words), cost, part.weight)
+                yield pa.RecordBatch.from_arrays([pa.array(cost)], schema=_COST)
+
+        with spool.spooled(tallied(), _COST) as costs:
+            return tally.result(), _designs(cuts, packed, rows, costs)
+
+
+def _designs(
+    cuts: Mapping[str, Cut], packed: PackedCodes, rows: metrics.Spooled, costs: spool.Rows
+) -> dict[str, list[float]]:
+    """Return the design effect of each segment by feature. The sums of only some features are in memory at the same time.
+
+    :param costs: the losses of the rows
+    """
+    assert rows.clusters is not None
+    found: dict[str, list[float]] = {}
+    for some in at_once(list(cuts), rows.clusters * max((len(item.names) for item in cuts.values()), default=1)):
+        designs = segments.Designs({name: cuts[name] for name in some}, rows.clusters)
+        for (part, words), cost in zip(rows.with_beside(packed.count), costs.to_batches(), strict=True):
+            assert part.groups is not None
+            codes = packed.unpacked(words)
+            designs.add({name: codes[name] for name in some}, cost.column(0).to_numpy(), part.groups, part.weight)
+        found |= designs.result()
+    return found
 
 
 class PackedCodes:
@@ -110,18 +146,8 @@ class PackedCodes:
 
 def _in_memory(
     check: Check, contract: ModelContract, metric: str, realised: Realised, cuts: Mapping[str, Cut]
-) -> tuple[dict[str, Losses], dict[str, list[float]] | None]:
-    """Return the losses of each segment by feature, and their design effects; ``None`` for independent rows."""
-    weight = realised.weights.column
-    mask = None if weight is None else row_weights.values_of(check, contract, weight) > 0
-
-    def rows() -> Iterator[pa.RecordBatch]:
-        found = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
-        return segments.measured(found, mask)
-
-    outcomes = labelled.in_memory(check, contract, realised.weights, realised.columns).outcomes
-    losses = metrics.losses(metric, outcomes)
-    current = segments.tally(cuts, rows(), {metric: losses}, outcomes.weight)[metric]
-    if outcomes.groups is None:
-        return current, None
-    return current, segments.design_effects(cuts, rows(), losses, outcomes.groups, outcomes.weight)
+) -> tuple[dict[str, Losses], None]:
+    """Return the losses of each segment by feature. Metrics that need all rows at once support no weights and clusters."""
+    outcomes = labelled.in_memory(check, contract, metric, realised.weights, columns_of([metric])).outcomes
+    rows = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
+    return segments.tally(cuts, rows, {metric: metrics.losses(metric, outcomes)})[metric], None

@@ -29,6 +29,7 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor import (
     challengers,
     champion,
+    clusters,
     columns,
     fairness,
     performance,
@@ -81,7 +82,8 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
         facts = champion.facts(check, present, stored, client)
         if check.rows:
             *earlier_versions, latest = check.of_each_version()
-            measured = _measure(latest, check, spec, _reference(latest, present, stored, client))
+            with clusters.numbered(latest) as checked:
+                measured = _measure(checked, check, spec, _reference(latest, present, stored, client))
             realised = performance.with_recent(measured.realised, check, earlier)
             measured = replace(
                 measured, realised=realised, replaced=[replaced.measure(item, client) for item in earlier_versions]

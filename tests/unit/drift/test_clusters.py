@@ -7,12 +7,26 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from airflow_mlops.drift.clusters import design_effect, equal_rows
+from airflow_mlops.data import sorting
+from airflow_mlops.drift import clusters as drift_clusters
+from airflow_mlops.drift.clusters import equal_rows
 from airflow_mlops.drift.thresholds import DriftThresholds
 from airflow_mlops.drift.univariate import decide, measure
+from airflow_mlops.metrics import clusters
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.profiles.profile import profile
 
 SIZE = 20
+
+
+def design_effect(values: pa.ChunkedArray, groups: np.ndarray, reference, batch: int = 500) -> float:
+    """The design effect of a column that is read in batches."""
+    starts = range(0, len(groups), batch)
+
+    def rows():
+        return ((values.slice(at, batch).combine_chunks(), groups[at : at + batch]) for at in starts)
+
+    return drift_clusters.design_effect(rows, np.bincount(groups), reference)
 
 
 def world(random: np.random.Generator, clusters: int, alike: float = 0.97, shift: float = 0.0) -> pa.Table:
@@ -85,8 +99,8 @@ def test_equal_rows_count_once_and_other_kinds_count_as_equal():
     reference = profile([pa.record_batch({"x": numbers.combine_chunks()})]).columns["x"]
     # 40 / 39 is the correction of the jackknife.
     assert design_effect(numbers, groups, reference) == pytest.approx(SIZE * 40 / 39, rel=1e-6)
-    assert equal_rows(groups) == SIZE
-    assert equal_rows(np.repeat([0, 1], [30, 10])) == 25
+    assert equal_rows(np.bincount(groups)) == SIZE
+    assert equal_rows(np.array([30, 10])) == 25
 
 
 def test_a_single_cluster_is_a_single_row():
@@ -94,3 +108,35 @@ def test_a_single_cluster_is_a_single_row():
     one = now.set_column(now.column_names.index("customer"), "customer", [[0] * now.num_rows])
     assert alarms(then, now, True)
     assert alarms(then, one, True) == []
+
+
+@pytest.mark.parametrize("most", [1_000_000, 30])
+def test_batches_have_the_design_effects_of_all_rows(monkeypatch, most):
+    """By the definition: the largest design effect of the ranks, deciles, frequent values and missing values."""
+    # With sums of 30 clusters at once, each property is measured alone.
+    monkeypatch.setattr(clusters, "_SUMS", most)
+    monkeypatch.setattr(drift_clusters, "_COUNTED", 1_500)
+    monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 0 if most == 30 else 65_536)
+    random = np.random.default_rng(5)
+    groups = random.integers(0, 30, 4_000)
+    own = random.normal(size=30)[groups] + random.normal(size=4_000)
+    # Ties, nulls, and numbers that are not finite.
+    numbers = np.where(random.random(4_000) < 0.05, np.inf, np.round(own, 1))
+    numbers = pa.chunked_array([pa.array(numbers, mask=own > 2.5)])
+    rare = [f"v{number}" for number in range(4_000)]
+    texts = pa.chunked_array([np.where(own > 0.5, np.where(own > 1, "b", "a"), rare).astype(str)])
+
+    def largest(properties) -> float:
+        return max(design(np.asarray(one, float), groups).effect for one in properties)
+
+    known = np.sort(numbers.drop_null().to_numpy()[np.isfinite(numbers.drop_null().to_numpy())])
+    values = numbers.to_numpy(zero_copy_only=False)
+    finite = np.isfinite(values)
+    ranks = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / 2 / len(known) - 0.5
+    ranks = np.where(finite, ranks, 0.0)
+    cuts = [known[int(share * (len(known) - 1))] for share in np.linspace(0, 1, 11)[1:-1]]
+    expected = largest([np.isnan(values), ranks, ranks**2, *(finite & (values > cut) for cut in cuts)])
+    reference = profile([pa.record_batch({"x": pa.array([1.0, 2.0]), "y": ["a", "b"]})]).columns
+    assert design_effect(numbers, groups, reference["x"]) == pytest.approx(expected, rel=1e-9)
+    expected = largest([np.array(texts.to_pylist()) == value for value in ("a", "b")])
+    assert design_effect(texts, groups, reference["y"]) == pytest.approx(expected, rel=1e-9)

@@ -6,17 +6,15 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.comparison import compare
-from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, clusters, losses, measure, outcomes
+from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses, measure
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.performance.findings import Performance
@@ -151,26 +149,3 @@ def test_a_single_cluster_has_no_interval():
     one = Outcomes(np.array([1.0, 2.0]), np.zeros(2), np.zeros(2, bool), groups=np.zeros(2, np.int64))
     with pytest.raises(UnmeasurableError):
         measure("rmse", one, 0.95, "regression")
-
-
-def test_the_clusters_are_those_of_the_measured_rows_and_each_null_is_its_own():
-    contract = ModelContract(
-        task="regression",
-        label="y",
-        features=[FeatureColumn(name="x", kind="number")],
-        dataset_name="d",
-        dataset_id="0",
-    )
-    table = pa.table(
-        {
-            "label": [1.0, None, 2.0, 3.0, 4.0, 5.0],
-            "prediction": [0.0] * 6,
-            "score": [0.0, 0.0, math.nan, 0.0, 0.0, 0.0],
-            "customer": ["a", "b", "c", None, "a", None],
-        }
-    )
-    batches = table.to_batches(max_chunksize=2)
-    assert outcomes(batches, contract).truth.tolist() == [1, 3, 4, 5]
-    first, null, again, other = clusters(batches, contract, "customer").tolist()
-    assert first == again
-    assert len({first, null, other}) == 3

@@ -188,8 +188,8 @@ def test_a_threshold_has_the_least_weighted_cost(data):
     ],
 )
 def test_invalid_costs(values, message):
-    assert message in why_no_costs(pa.array(values))
-    assert why_no_costs(pa.array([0, 5, 10**15])) is None
+    assert message in why_no_costs([pa.array(values)])
+    assert why_no_costs([pa.array([0, 5, 10**15])]) is None
 
 
 def test_columns_of_a_training_set(tmp_path):

@@ -37,7 +37,7 @@ from airflow_mlops.profiles.profile import ModelProfile, Profile
 from airflow_mlops.stages.canary.spec import CanarySpec
 from airflow_mlops.stages.canary.step import _metric as canary_metric
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
-from airflow_mlops.stages.monitor import performance
+from airflow_mlops.stages.monitor import clusters, performance
 from airflow_mlops.stages.monitor.challengers import metric_of
 from airflow_mlops.stages.monitor.check import Check
 from tests.support.deployed import write
@@ -192,7 +192,8 @@ def monitored(
     )
     created = datetime(2013, 6, 1, tzinfo=timezone.utc)
     check = Check("m", Window.model_validate("2013-04"), created, policy, datasets, store)
-    found = performance.realised(check, reference).judged
+    with clusters.numbered(check) as checked:
+        found = performance.realised(checked, reference).judged
     assert found is not None
     return found
 

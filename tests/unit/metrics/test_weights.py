@@ -17,7 +17,7 @@ from airflow_mlops.metrics.ranks import delong, placements
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.values import baseline, measure, reliability
-from airflow_mlops.metrics.weighted import share
+from airflow_mlops.metrics.weighted import share_of
 from tests.support.sklearn_metrics import by_scikit_learn
 
 COST = "expected_cost_fp1_fn20"
@@ -141,7 +141,9 @@ def without_weights(y_true, y_score):
 def test_if_all_rows_are_right_equal_weights_change_no_interval(weight):
     for size in range(2, 60):
         right = np.ones(size, bool)
-        assert share(right, np.full(size, weight), 1.96).low == pytest.approx(share(right, None, 1.96).low)
+        assert share_of([(right, np.full(size, weight))], 1.96).low == pytest.approx(
+            share_of([(right, None)], 1.96).low
+        )
 
 
 def test_custom_metrics_need_the_parameter_sample_weight():

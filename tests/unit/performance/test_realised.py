@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
-from airflow_mlops.metrics.ranks import area, precision_of_others
+from airflow_mlops.metrics.ordered_ranks import Ordered, ordered_precision
+from airflow_mlops.metrics.ranks import area
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses, measure, outcomes
 
 
@@ -163,7 +165,9 @@ def test_average_precision_of_others_has_less_bias():
         truth = np.arange(rows) < 8
         score = random.normal(size=rows) + truth
         biased.append(measure("average_precision", found(truth, score), 0.95).value)
-        corrected.append(precision_of_others(truth, score))
+        order = np.argsort(-score)
+        ordered = [Ordered(truth[order], score[order])]
+        corrected.append(ordered_precision(partial(iter, ordered)).of_others)
     truth = np.arange(400_000) < 8_000
     true = measure("average_precision", found(truth, random.normal(size=400_000) + truth), 0.95).value
     assert np.mean(biased) - true > 0.03

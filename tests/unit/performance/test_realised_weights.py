@@ -14,7 +14,7 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.metrics.comparison import relative_error
-from airflow_mlops.metrics.ranks import precision_of_others
+from airflow_mlops.metrics.ordered_ranks import Ordered, ordered_precision
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses, measure
 from airflow_mlops.performance.bias import bias
 from airflow_mlops.performance.findings import Performance
@@ -127,7 +127,9 @@ def test_precision_of_other_rows_with_whole_weights():
         true = others[truth & (score >= score[row])].sum() * total / (total - weight[row])
         reached = true + others[~truth & (score >= score[row])].sum()
         expected.append(true / reached if reached else 1.0)
-    found = precision_of_others(truth, score, weight.astype(float))
+    order = np.argsort(-score)
+    rows = Ordered(truth[order], score[order], weight[order].astype(float))
+    found = ordered_precision(lambda: [rows]).of_others
     assert found == pytest.approx(np.average(expected, weights=weight[above]))
 
 

@@ -17,7 +17,7 @@ from airflow_mlops.metrics.realised import Outcomes, losses, measurable, measure
 from airflow_mlops.performance.segments import MAX_SEGMENTS, compare
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import profile
-from airflow_mlops.profiles.segments import SegmentLosses, cut, design_effects, held_out, tally
+from airflow_mlops.profiles.segments import Designs, SegmentLosses, codes_of, cut, held_out, tally
 
 POLICY = Policy()
 
@@ -281,6 +281,15 @@ def shops(random: np.random.Generator, clusters: int) -> tuple[pa.Table, Outcome
     return table, Outcomes(np.zeros(len(groups)), errors, np.zeros(len(groups), bool)), groups
 
 
+def design_effects(cuts, table: pa.Table, cost: np.ndarray, groups: np.ndarray) -> dict[str, list[float]]:
+    found, start = Designs(cuts, int(groups.max()) + 1), 0
+    for batch in table.to_batches(max_chunksize=70):
+        rows = slice(start, start + batch.num_rows)
+        start += batch.num_rows
+        found.add(codes_of(cuts, batch), cost[rows], groups[rows])
+    return found.result()
+
+
 def test_unchanged_segments_of_clustered_rows_are_rarely_worse():
     def often(by_cluster: bool, windows: int) -> int:
         random, alarms = np.random.default_rng(0), 0
@@ -289,7 +298,7 @@ def test_unchanged_segments_of_clustered_rows_are_rarely_worse():
             found = reference(then, known, "regression", rmse=1.0)
             cost = losses("rmse", measured)
             current = tally(found.cuts, now.to_batches(), {"rmse": cost})["rmse"]
-            designs = design_effects(found.cuts, now.to_batches(), cost, groups) if by_cluster else None
+            designs = design_effects(found.cuts, now, cost, groups) if by_cluster else None
             alarms += compare(found, current, "rmse", POLICY, designs)[0].fallen > 0
         return alarms
 
@@ -303,8 +312,8 @@ def test_segments_of_one_cluster_are_not_tested():
     (then, known, _), (now, measured, groups) = shops(random, 150), shops(random, 60)
     found, cost = reference(then, known, "regression", rmse=1.0), losses("rmse", measured)
     current = tally(found.cuts, now.to_batches(), {"rmse": cost})["rmse"]
-    designs = design_effects(found.cuts, now.to_batches(), cost, np.zeros_like(groups))
+    designs = design_effects(found.cuts, now, cost, np.zeros_like(groups))
     assert compare(found, current, "rmse", POLICY, designs)[0].tested == 0
-    by_row = design_effects(found.cuts, now.to_batches(), cost, np.arange(len(cost)))
+    by_row = design_effects(found.cuts, now, cost, np.arange(len(cost)))
     # Rows in separate clusters are independent. Only the jackknife correction makes a difference.
     assert all(1 <= effect <= 1.05 for effects in by_row.values() for effect in effects)

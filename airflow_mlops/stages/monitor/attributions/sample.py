@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.drift.attributions import COLUMN, Sample
 from airflow_mlops.stages.monitor import clusters
-from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.check import CLUSTER, Check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,19 +40,17 @@ def draw(check: Check, features: Sequence[str]) -> Explained:
 
     :param check: predictions whose datasets have the column of attributions
     :param features: names of the features of the model
-    :raises SpecError: the predictions do not have the column ``policy.groups``
     """
-    groups = clusters.of_rows(check)
-    count = check.rows if groups is None else int(groups.max(initial=-1)) + 1
+    count = check.rows if check.clusters is None else check.clusters.count
     # Each unit (row or cluster) has a random rank, and the units with the smallest ranks are sampled. The rank of a unit
     # does not depend on its attributions.
     order = np.random.default_rng(0).permutation(count)
     picked, start, rows = _Picked(len(features)), 0, 0
     seen, names = np.zeros(len(features), dtype=bool), pa.array(features, pa.string())
-    for batch in check.batches([COLUMN], _BATCH_ROWS):
+    for batch in check.batches([COLUMN] if check.clusters is None else [COLUMN, CLUSTER], _BATCH_ROWS):
         ids = np.arange(start, start + batch.num_rows)
         start += batch.num_rows
-        places = order[ids if groups is None else groups[ids]]
+        places = order[ids if check.clusters is None else clusters.of_batch(batch)]
         lists = batch.column(COLUMN)
         explained = pc.fill_null(pc.greater(pc.list_value_length(lists), 0), False).to_numpy(zero_copy_only=False)
         rows += int(explained.sum())

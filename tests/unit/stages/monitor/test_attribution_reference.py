@@ -19,6 +19,7 @@ from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.models.attributions import sorted_lists
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import ModelProfile, Profile
+from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.attributions import drift, sample
 from airflow_mlops.stages.monitor.attributions.drift import Attributions
 from airflow_mlops.stages.monitor.check import Check
@@ -64,7 +65,8 @@ def check(store, window: str, *datasets: Dataset, **policy) -> Check:
 
 
 def measure(store, window: str, *datasets: Dataset, training=TRAINING, **policy) -> Attributions:
-    return drift.measure(check(store, window, *(datasets or [predictions(store, window)]), **policy), training)
+    with clusters.numbered(check(store, window, *(datasets or [predictions(store, window)]), **policy)) as checked:
+        return drift.measure(checked, training)
 
 
 def note(found: Attributions) -> str:
@@ -79,7 +81,8 @@ def test_rows_without_attributions_take_no_places_in_the_sample(store, monkeypat
     monkeypatch.setattr(sample, "UNITS", 100)
     monkeypatch.setattr(sample, "_BATCH_ROWS", 64)
     dataset = predictions(store, "2013-04", 400, 4, per_flight=2)
-    found = sample.draw(check(store, "2013-04", dataset, groups=groups), NAMES)
+    with clusters.numbered(check(store, "2013-04", dataset, groups=groups)) as checked:
+        found = sample.draw(checked, NAMES)
     assert (found.rows, found.sample.sums.shape) == (100, (100, 3))
     rows = [
         {item["feature"]: item["value"] for item in row} for row in dataset.table()["attributions"].to_pylist() if row
@@ -97,7 +100,8 @@ def test_clusters_are_sampled_with_all_their_rows_of_all_batches(store, monkeypa
     for place, row in enumerate(table["attributions"].to_pylist()):
         for item in row:
             sums[place % 40, NAMES.index(item["feature"])] += abs(item["value"])
-    found = sample.draw(check(store, "2013-04", dataset, groups="flight"), NAMES).sample.sums
+    with clusters.numbered(check(store, "2013-04", dataset, groups="flight")) as checked:
+        found = sample.draw(checked, NAMES).sample.sums
     assert found.shape == (10, 3)
     assert {tuple(row) for row in found.round(9)} < {tuple(row) for row in sums.round(9)}
 

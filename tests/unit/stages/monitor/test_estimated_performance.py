@@ -19,7 +19,7 @@ from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.training import model_profile
-from airflow_mlops.stages.monitor import performance, segments
+from airflow_mlops.stages.monitor import clusters, performance, segments
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
 from tests.support.deployed import write
@@ -190,9 +190,9 @@ def test_copies_of_the_rows_of_a_customer_make_no_estimate_more_certain(store, l
     policy = {"min_rows": 1, "min_labels": 1}
 
     def width(table: pa.Table, **more) -> float:
-        window = check(store, table, **policy, **more)
-        realised = performance.realised(window, reference()) if labels else Realised()
-        found = performance.estimated(window, reference(), realised).performance
+        with clusters.numbered(check(store, table, **policy, **more)) as window:
+            realised = performance.realised(window, reference()) if labels else Realised()
+            found = performance.estimated(window, reference(), realised).performance
         assert found.low < found.value < found.high
         return found.high - found.low
 
@@ -203,7 +203,8 @@ def test_copies_of_the_rows_of_a_customer_make_no_estimate_more_certain(store, l
 
 def test_a_window_of_one_customer_has_no_estimate_and_a_note(store):
     window = rows(1, 200).append_column("customer", pa.array(["only"] * 200))
-    found = performance.estimated(check(store, window, min_rows=1, groups="customer"), reference(), Realised())
+    with clusters.numbered(check(store, window, min_rows=1, groups="customer")) as checked:
+        found = performance.estimated(checked, reference(), Realised())
     assert found.performance is None
     assert len(found.notes) == 1
 

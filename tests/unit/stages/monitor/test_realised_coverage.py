@@ -23,6 +23,7 @@ from airflow_mlops.policy.findings import Findings, Report
 from airflow_mlops.policy.retraining import plan, triggers
 from airflow_mlops.policy.verdict import decide
 from airflow_mlops.profiles.training import model_profile
+from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.champion import ChampionFacts
 from airflow_mlops.stages.monitor.findings import Measurements, compose
 from airflow_mlops.stages.monitor.page.report import render
@@ -59,9 +60,9 @@ def reference() -> TrainingReference:
 
 
 def found(store, reference, table, **policy) -> Findings:
-    checked = check(store, table, **policy)
-    measured = Measurements(scored_by=V1, realised=realised(checked, reference))
-    return compose(checked, ChampionFacts(champion=V1), measured)
+    with clusters.numbered(check(store, table, **policy)) as checked:
+        measured = Measurements(scored_by=V1, realised=realised(checked, reference))
+        return compose(checked, ChampionFacts(champion=V1), measured)
 
 
 def test_coverage_is_measured_beside_the_metric_and_compared_with_the_held_out_rows(store, reference):

@@ -13,9 +13,12 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data import spool
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.realised import losses as losses_of_rows
+from airflow_mlops.metrics.realised import measurable
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.profiles.segments import Cut
-from airflow_mlops.stages.monitor import segments
+from airflow_mlops.profiles.segments import Cut, measured, tally
+from airflow_mlops.stages.monitor import labelled, segments
+from airflow_mlops.stages.monitor import weights as row_weights
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
 from airflow_mlops.stages.monitor.weights import Weights
@@ -55,7 +58,11 @@ def test_parts_give_the_losses_of_all_rows(check, monkeypatch, metric, weight):
     monkeypatch.setattr(spool, "BATCH_ROWS", 50)
     cuts = {**CUTS, "kind": Cut(edges=[0.0])}
     arguments = check, CONTRACT, metric, Realised(weights=Weights(weight)), cuts
-    whole, _ = segments._in_memory(*arguments)
+    weights, columns = Weights(weight), [*cuts, "label", "score"]
+    known = labelled.in_memory(check, CONTRACT, metric, weights, []).outcomes
+    mask = None if weight is None else row_weights.values_of(check, CONTRACT, weight) > 0
+    rows = measured(measurable(check.batches(columns), CONTRACT), mask)
+    whole = tally(cuts, rows, {metric: losses_of_rows(metric, known)}, known.weight)[metric]
     parts, _ = segments._in_parts(*arguments)
     assert list(parts) == list(whole) == list(CUTS)
     for name, losses in whole.items():

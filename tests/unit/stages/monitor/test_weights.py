@@ -25,7 +25,7 @@ from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import ModelProfile
 from airflow_mlops.profiles.training import BIAS, POSITIVES, model_profile
-from airflow_mlops.stages.monitor import performance, segments
+from airflow_mlops.stages.monitor import clusters, performance, segments
 from airflow_mlops.stages.monitor.changes import find_changes
 from airflow_mlops.stages.monitor.check import Check
 from tests.support.deployed import write
@@ -237,10 +237,10 @@ def test_segments_are_weighted(store, profile):
     assert shift.mix + shift.rate == pytest.approx(found.loss.value - found.loss.reference)
     # Rows of one cluster are not independent: with one customer for each carrier, nothing can be tested.
     customers = window.append_column("customer", window["carrier"])
-    clustered = check(store, customers, groups="customer")
-    realised = performance.realised(clustered, known)
-    assert realised.performance.value == pytest.approx(weighted_auc(window), abs=1e-12)
-    assert segments.compare(clustered, known, realised).segments == []
+    with clusters.numbered(check(store, customers, groups="customer")) as clustered:
+        realised = performance.realised(clustered, known)
+        assert realised.performance.value == pytest.approx(weighted_auc(window), abs=1e-12)
+        assert segments.compare(clustered, known, realised).segments == []
 
 
 def test_a_feature_that_only_some_datasets_of_the_window_have_has_no_segments(store, profile):

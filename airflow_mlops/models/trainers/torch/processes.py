@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from airflow_mlops.core.errors import MLOpsError, SpecError, TrainingError
+from airflow_mlops.core.errors import MLOpsError, SpecError, SpillError, TrainingError
 from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.core.termination import error_in
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
@@ -36,6 +36,8 @@ _GRACE_SECONDS = 30.0
 # The last seconds of the grace period, which are reserved for killing processes that have not ended.
 _KILL_SECONDS = 3.0
 _POLL_SECONDS = 0.2
+# Linux limits the path of a socket to 108 bytes, including a zero byte at the end.
+_LONGEST_PATH = 107
 
 
 def nodes() -> int:
@@ -71,6 +73,7 @@ def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> Sta
     :param run: the log functions, which this process calls for the training processes
     :return: the progress of the training
     :raises SpecError: this node has GPUs, but fewer than ``processes`` of the trainer
+    :raises SpillError: the path of ``TMPDIR`` is too long for a socket
     :raises MLOpsError: a training process raised this error
     :raises TrainingError: a training process ended without an error message, for example because memory ran out, or the
         processes did not write the checkpoint
@@ -92,6 +95,7 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
     :param task: the training that every process runs
     :param run: the log functions, which this process calls for the training processes
     :raises SpecError: this node has GPUs, but fewer than ``processes`` of the trainer
+    :raises SpillError: the path of ``TMPDIR`` is too long for a socket
     :raises MLOpsError: a training process raised this error
     :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """
@@ -157,6 +161,11 @@ class _Messages:
         self.error: MLOpsError | None = None
         self.run_error: Exception | None = None
         self._run = run
+        if len(os.fsencode(address)) > _LONGEST_PATH:
+            raise SpillError(
+                f"The training processes cannot be started, because {address} is longer than the {_LONGEST_PATH} bytes that the path "
+                "of a socket may have. Set TMPDIR to a folder with a shorter path."
+            )
         self._listener = Listener(address, "AF_UNIX")
         self._threads: list[threading.Thread] = []
         self._open = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import replace
 
@@ -58,14 +59,28 @@ def test_the_gradient_of_several_processes_is_the_gradient_of_their_joint_batch(
     assert not (tmp_path / "freed").exists()
 
 
-def test_a_full_disk_in_a_process_is_an_error_that_can_be_retried_and_nothing_is_left(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with pytest.raises(SpillError) as caught:
-        train(dataset, module="tests.support.networks:full_disk", processes=2, device="cpu", key="checkpoints/full.pt")
+def test_a_full_disk_in_a_process_is_an_error_that_can_be_retried_and_nothing_is_left(dataset, monkeypatch):
+    # The path of tmp_path may be too long for sockets.
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        with pytest.raises(SpillError) as caught:
+            train(
+                dataset, module="tests.support.networks:full_disk", processes=2, device="cpu", key="checkpoints/full.pt"
+            )
+        # PyTorch keeps its compiled functions there.
+        assert [name for name in os.listdir(folder) if not name.startswith("torchinductor")] == []
     assert caught.value.retryable
-    # PyTorch keeps its compiled functions there.
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_refused(dataset, tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(SpillError, match="TMPDIR") as caught:
+        train(dataset, processes=2, device="cpu", key="checkpoints/long.pt")
+    assert not caught.value.retryable
+    assert os.listdir(folder) == []
 
 
 def test_a_process_that_dies_or_fails_ends_all_processes(dataset):

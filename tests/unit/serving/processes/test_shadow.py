@@ -169,20 +169,21 @@ def test_a_full_queue_or_no_process_drops_rows_and_never_waits(monkeypatch):
     def dropped() -> float:
         return metrics.registry.get_sample_value("mlops_serve_shadow_dropped_rows_total")
 
+    # A process that reads nothing blocks only the thread that sends.
+    blocked = threading.Event()
+    pipe = SimpleNamespace(write=lambda data: blocked.wait(), flush=lambda: None)
+    found._sent = sent = shadowing._Sent(pipe)
     found.offer(answer)
     assert dropped() == 2
-    found._heard(json.dumps({"version": 2}).encode())
+    found._heard(json.dumps({"version": 2}).encode(), sent)
     found.offer(answer)
     found.offer(answer)
     assert dropped() == 4
     # If the shadow is also the version that answers, its process scores no rows.
-    found._heard(json.dumps({"version": 1}).encode())
+    found._heard(json.dumps({"version": 1}).encode(), sent)
     found.offer(answer)
     assert dropped() == 4
-    found._heard(json.dumps({"version": 2}).encode())
-    # A process that reads nothing blocks only the thread that sends.
-    blocked = threading.Event()
-    found._process = SimpleNamespace(stdin=SimpleNamespace(write=lambda data: blocked.wait(), flush=lambda: None))
+    found._heard(json.dumps({"version": 2}).encode(), sent)
     found._threads[1].start()
     began = time.monotonic()
     for _ in range(50):

@@ -90,20 +90,6 @@ def refuse(found: Sequence[Newer], features: Sequence[str], rows: int) -> None:
             )
 
 
-def refuse_too_predictive(
-    table: pa.Table | Rows,
-    features: Sequence[str],
-    label: str,
-    task: Task,
-    ids: str,
-    limit: float,
-    classes: pa.Array | None = None,
-    take: Take | None = None,
-) -> dict[str, Any]:
-    """Check that no single feature predicts the label almost perfectly, see :func:`single_feature_check`."""
-    return single_feature_check(table, features, label, task, ids, limit, classes, take)()
-
-
 def single_feature_check(
     table: pa.Table | Rows,
     features: Sequence[str],

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.stages.validate.checkpoint import Session
 
-# Pandas finds values in another way if there are more than a million.
+# Beyond a million values, `Series.isin` of pandas uses another algorithm.
 _MOST_BATCHES, _MOST_BYTES = 3, 128 << 20
 
 

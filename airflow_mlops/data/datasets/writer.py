@@ -102,7 +102,7 @@ class DatasetWriter:
         elif not data.schema.equals(self._schema):
             raise self._differ(schema_difference(self._schema, data.schema))
         if part not in self._open:
-            self._start(part)
+            self._start(part, data)
         writer = self._open[part][2]
         with alongside(partial(self._contents[part].update, data)) as hashed:
             if isinstance(data, pa.Table):
@@ -112,20 +112,17 @@ class DatasetWriter:
             hashed()
         self._rows[part] += data.num_rows
 
-    def _start(self, part: str) -> None:
+    def _start(self, part: str, data: pa.RecordBatch | pa.Table) -> None:
         import pyarrow.parquet as pq
 
         from airflow_mlops.data.datasets.content import ContentHash
+        from airflow_mlops.data.encoding import parquet_options
 
         key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
         files = ExitStack()
         file = files.enter_context(self.store.create(key))
-        # With a small limit, Parquet soon stops building dictionaries for columns of mostly distinct values. Writing
-        # then takes half the time, and files are smaller.
         try:
-            writer = pq.ParquetWriter(
-                file, self._schema, compression="zstd", compression_level=1, dictionary_pagesize_limit=128 << 10
-            )
+            writer = pq.ParquetWriter(file, self._schema, **parquet_options(data))
         except BaseException:
             # The store may be too full for the first bytes, so the file is not one of the open files yet.
             files.__exit__(*sys.exc_info())

@@ -15,6 +15,7 @@ import pyarrow as pa
 from airflow_mlops.core.temporary import temporary_folder
 
 BATCH_ROWS = 65_536
+_PLAIN_BYTES = 512 << 20
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None 
         schema, iterator = first.schema, chain([first], iterator)
     schema = as_values(schema)
     with temporary_folder("spool") as folder:
-        file = _File(folder / "rows.arrow", schema)
+        file = _File(folder, schema)
         file.write(item.cast(schema) for item in iterator)
         yield Rows({name: _Column(file, name, schema.field(name).type) for name in schema.names}, file.num_rows)
 
@@ -45,31 +46,57 @@ def as_values(schema: pa.Schema) -> pa.Schema:
 
 
 class _File:
-    """An Arrow file with compressed batches of :data:`BATCH_ROWS` rows, except for the last batch."""
+    """Arrow files with batches of :data:`BATCH_ROWS` rows, except for the last batch.
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path = path
+    The first file is not compressed, because compression takes more time than writing. Rows that do not fit into
+    :data:`_PLAIN_BYTES` follow in a compressed file, to save disk space.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._plain, self._compressed = (folder / name for name in ("plain.arrow", "compressed.arrow"))
         self._schema = schema
+        self._plain_batches = 0
         self.num_rows = 0
 
     def write(self, rows: Iterable[pa.Table | pa.RecordBatch]) -> None:
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
         batches = _of_equal_size(self._schema, rows)
+        self._plain_batches = self._append(self._plain, None, _up_to(_PLAIN_BYTES, batches))
+        self._append(self._compressed, "lz4", batches)
+
+    def _append(self, path: Path, compression: str | None, batches: Iterable[pa.RecordBatch]) -> int:
+        """Write batches to a file. Return their number."""
+        options, count = pa.ipc.IpcWriteOptions(compression=compression), 0
         with (
-            pa.OSFile(str(self._path), "wb") as file,
+            pa.OSFile(str(path), "wb") as file,
             pa.ipc.new_file(file, self._schema, options=options) as writer,
         ):
             for batch in batches:
                 writer.write_batch(batch)
                 self.num_rows += batch.num_rows
+                count += 1
+        return count
 
     def batches(self, names: Sequence[str], first: int, end: int) -> Iterator[pa.RecordBatch]:
         """Read columns of the batches from number ``first`` to before number ``end``."""
         # Only the bytes of these columns are read.
         options = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in names])
-        with pa.OSFile(str(self._path)) as file, pa.ipc.open_file(file, options=options) as reader:
-            for number in range(first, end):
-                yield reader.get_batch(number)
+        plain = self._plain_batches
+        for path, numbers in (
+            (self._plain, range(first, min(end, plain))),
+            (self._compressed, range(max(first - plain, 0), end - plain)),
+        ):
+            if numbers:
+                with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
+                    for number in numbers:
+                        yield reader.get_batch(number)
+
+
+def _up_to(most_bytes: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches until they have ``most_bytes`` bytes or more in total."""
+    total = 0
+    while total < most_bytes and (batch := next(batches, None)) is not None:
+        total += batch.nbytes
+        yield batch
 
 
 def _of_equal_size(schema: pa.Schema, rows: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -35,7 +35,7 @@ def test_rows_lie_in_a_file_that_is_deleted_at_the_end(tmp_path, monkeypatch):
     pieces = [table.slice(start, 30_001) for start in range(0, 200_000, 30_001)]
     allocated = pa.total_allocated_bytes()
     with spooled(pieces) as rows:
-        assert [file.name for file in tmp_path.rglob("*.arrow")] == ["rows.arrow"]
+        assert {file.name for file in tmp_path.rglob("*.arrow")} == {"plain.arrow", "compressed.arrow"}
         assert pa.total_allocated_bytes() - allocated < 1_000
         assert len(rows) == 200_000
         assert rows.slice().equals(table)
@@ -44,13 +44,30 @@ def test_rows_lie_in_a_file_that_is_deleted_at_the_end(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_rows_beyond_the_first_ones_are_compressed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(spool, "_PLAIN_BYTES", 1_000_000)
+    with spooled([pa.table({"x": np.zeros(400_000)})]):
+        sizes = {file.name: file.stat().st_size for file in tmp_path.rglob("*.arrow")}
+    assert 1_000_000 <= sizes["plain.arrow"] < 1_600_000
+    assert sizes["compressed.arrow"] < 100_000
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 25), st.lists(st.integers(0, 9), max_size=4), st.integers(0, 30), st.integers(0, 30), st.data())
-def test_rows_are_read_like_those_of_a_table(count, cuts, offset, length, data):
+@given(
+    st.integers(0, 25),
+    st.lists(st.integers(0, 9), max_size=4),
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.sampled_from([0, 300, 1 << 20]),
+    st.data(),
+)
+def test_rows_are_read_like_those_of_a_table(count, cuts, offset, length, plain_bytes, data):
     table = numbered(count)
     indices = pa.array(data.draw(st.lists(st.integers(0, count - 1), max_size=9)) if count else [], pa.int64())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "BATCH_ROWS", 4)
+        patch.setattr(spool, "_PLAIN_BYTES", plain_bytes)
         pieces = [table.slice(start, 3) for start in range(0, count, 3)]
         pieces[1:1] = [table.slice(0, 0)] * len(cuts)
         with spooled(pieces, table.schema) as rows:

@@ -92,7 +92,7 @@ def sampled(
     """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of the ids.
 
     If there are at most ``SAMPLE_ROWS`` rows, the positions of all rows are returned. Otherwise, each class contributes
-    at most the same number of rows: the rows with the smallest ids. Only these rows and one batch are in memory.
+    at most the same number of rows: the rows with the smallest ids. Only these rows and some batches are in memory.
 
     :param batches: the label and the ids of consecutive rows
     :param rows: number of all rows
@@ -105,7 +105,7 @@ def sampled(
     each = max(SAMPLE_ROWS // len(classes), 1) if classes is not None else SAMPLE_ROWS
     chosen: _Chosen = (np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64))
     largest = np.full(len(ordered) if ordered is not None else 1, _LARGEST_ID)
-    start = 0
+    start, waiting, waiting_rows = 0, [chosen], 0
     for labels, ids in batches:
         places = np.arange(start, start + len(ids))
         start += len(ids)
@@ -115,21 +115,27 @@ def sampled(
             strata = pc.index_in(labels, ordered).fill_null(-1).to_numpy().astype(np.int64)
         # Most rows are skipped: their class has enough chosen rows, and all of these have smaller ids.
         wanted = (strata >= 0) & (ids <= largest[strata])
-        added = zip(chosen, (strata[wanted], ids[wanted], places[wanted]), strict=True)
-        chosen = _smallest([np.concatenate(pair) for pair in added], each)
-        counts = np.bincount(chosen[0], minlength=len(largest))
-        full = counts == each
-        largest[full] = chosen[1][counts.cumsum()[full] - 1]
+        waiting.append((strata[wanted], ids[wanted], places[wanted]))
+        waiting_rows += int(wanted.sum())
+        # Several batches are sorted together, because each sort includes all chosen rows.
+        if waiting_rows >= SAMPLE_ROWS:
+            chosen = _smallest(waiting, each)
+            waiting, waiting_rows = [chosen], 0
+            counts = np.bincount(chosen[0], minlength=len(largest))
+            full = counts == each
+            largest[full] = chosen[1][counts.cumsum()[full] - 1]
+    chosen = _smallest(waiting, each)
     return chosen[2][np.argsort(chosen[1], kind="stable")]
 
 
-def _smallest(rows: Sequence[Numbers], each: int) -> _Chosen:
+def _smallest(rows: Sequence[_Chosen], each: int) -> _Chosen:
     """Return the ``each`` rows of each stratum with the smallest ids, in the order of strata and ids.
 
-    :param rows: stratum, id and position of each row
+    :param rows: stratum, id and position of each row. Rows with equal ids are in the order of their positions
     """
-    strata, ids, places = rows
-    order = np.lexsort((places, ids, strata))
+    strata, ids, places = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    # The sort is stable.
+    order = np.lexsort((ids, strata))
     strata = strata[order]
     first = np.flatnonzero(np.diff(strata, prepend=-1))
     number = np.arange(len(strata)) - np.repeat(first, np.diff(np.append(first, len(strata))))

@@ -159,7 +159,7 @@ def _frequent(rows: Rows, count: int) -> list[object]:
     """Return the most frequent values, the most frequent first.
 
     With many distinct values, only candidates are counted (J. Misra and D. Gries, "Finding Repeated Elements", Science of
-    Computer Programming 2, 1982). They contain all values that have the least share of the rows.
+    Computer Programming 2, 1982). They contain all values with at least the share ``_LEAST_SHARE`` of the rows.
     """
     found, is_exact = _counts(rows)
     if not is_exact:

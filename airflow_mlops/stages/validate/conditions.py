@@ -1,8 +1,8 @@
 """The ``row_condition`` of an expectation, which selects the rows that the expectation considers.
 
-Great Expectations passes the condition to ``DataFrame.query``. Its result for a row can depend on other rows, as in
-``price > price.mean()`` or ``index < 100``. Batches can be validated separately only if it does not. This is known for
-comparisons of columns and constants and for a few methods, such as ``isnull`` and ``str.contains``.
+Great Expectations passes the condition to ``DataFrame.query``. Whether a row meets the condition can depend on other rows,
+as in ``price > price.mean()`` or ``index < 100``. Batches can be validated separately only if it does not. This is known
+for comparisons of columns and constants and for a few methods, such as ``isnull`` and ``str.contains``.
 """
 
 from __future__ import annotations

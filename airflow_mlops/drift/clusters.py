@@ -182,7 +182,7 @@ def _counts(rows: Rows, only: set[object] | None = None) -> tuple[Counter[object
                 found[value] += number
         if len(found) > _COUNTED:
             is_exact = False
-            # At most a 1,000th of the rows is subtracted from each count.
+            # In total, at most a 1,000th of the rows is subtracted from each count.
             least = sorted(found.values(), reverse=True)[1_000]
             found = Counter({value: number - least for value, number in found.items() if number > least})
     return found, is_exact

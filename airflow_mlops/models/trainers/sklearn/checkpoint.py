@@ -61,7 +61,8 @@ def read(run: TrainingRun, spec: SklearnTrainerSpec, estimator: Any) -> tuple[in
     :param run: the training
     :param spec: the trainer
     :param estimator: the estimator, which is not fitted yet
-    :return: the number of completed epochs, and the estimator after them; 0 and ``estimator`` without a checkpoint
+    :return: the number of completed epochs, and the estimator after them; 0 and ``estimator`` if there is no checkpoint that
+        may be loaded
     """
     from skops.io import get_untrusted_types, loads
 

@@ -12,6 +12,6 @@ _SECONDS = 10.0
 async def before_first_check() -> None:
     """Wait until Airflow's scheduler has read that the worker which deferred the task has ended.
 
-    The task checks its condition before it is deferred, so the Airflow trigger need not check it at once.
+    Nearly all tasks check their condition before they are deferred, so the Airflow trigger need not check it at once.
     """
     await asyncio.sleep(_SECONDS)

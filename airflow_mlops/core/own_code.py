@@ -39,7 +39,7 @@ _LOADERS = (
     "exec", "eval", "exec_module", "load_module", "module_from_spec", "spec_from_file_location", "SourceFileLoader",
     "resolve_name", "import_string",
 )  # fmt: skip
-# lazy_loader imports the modules of a package when one of their names is first used. It may read the names from a stub.
+# lazy_loader imports a module of a package when a name from it is first used. It may read these names from a `.pyi` file.
 _LOADING = ("lazy_loader", "pydoc", "runpy")
 # Code that matches may add folders to sys.path. After it has run, more modules can be imported.
 _PATH = re.compile(rb"\bsys\.path\b|\bfrom sys import [^\n]*(\bpath\b|[*(])|\baddsitedir\b")

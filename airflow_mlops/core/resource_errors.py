@@ -27,7 +27,7 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.temporary import FULL, disk_full
 
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-# These libraries write to the disks of this machine only, and their exceptions have no number.
+# These libraries write to the disks of this machine only, and their exceptions have no `errno`.
 _LOCAL_LIBRARIES = frozenset({"_catboost", "_duckdb", "duckdb", "lightgbm", "sqlite3", "xgboost"})
 _FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded|database or disk is full")
 # MLflow lists the files that it could not write. Its other messages can be those of the server, whose disk may be full.
@@ -39,7 +39,7 @@ def explain(error: Exception) -> MLOpsError | None:
     """Return the error that a task reports if the disk is full, or memory or open files ran out.
 
     :param error: an exception that a step raised
-    :return: ``None`` if the exception has another reason, or if the exception already names the full disk
+    :return: ``None`` if the exception has another reason, or if it already names the full disk or the limit of memory
     """
     chain = list(_chain(error))
     if any(isinstance(item, OSError) and item.errno in _TOO_MANY_FILES for item in chain):
@@ -59,7 +59,8 @@ def explain(error: Exception) -> MLOpsError | None:
             return disk_full(" ".join(found[1].split())[:200])
     for item in chain:
         if _is_memory(item):
-            # Without a limit of its own, the process shares the memory of the machine with other tasks, which end.
+            # Without a limit of its own, the process shares the memory of the machine with other tasks. After they have ended,
+            # a retry may succeed.
             shared = resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
             return MemoryLimitError(
                 f"The step needs more memory than its process may use ({one_line(item, 200)}). Give the process more memory (the limit "
@@ -85,7 +86,7 @@ def _full(error: BaseException) -> SpillError:
     if isinstance(name, str):
         if Path(name).is_relative_to(temporary):
             return disk_full(detail)
-        # For example a file that the user's own function writes.
+        # The user's own function may have written the file.
         return SpillError(f"The disk is full ({detail}). Free space in {Path(name).parent}.", disk_full=True)
     if any(
         frame.f_globals.get("__name__", "").startswith("feast.") for frame, _ in traceback.walk_tb(error.__traceback__)

@@ -89,7 +89,7 @@ def disk_full(detail: str) -> SpillError:
     folder = tempfile.gettempdir()
     return SpillError(
         f"The disk is full ({detail}): temporary files are written to {folder}. Free space there, or set TMPDIR to a larger disk. "
-        f"If `df -h {folder}` shows free space, `df -i {folder}` shows that there are too many files.",
+        f"If `df -h {folder}` shows free space, there are too many files (`df -i {folder}`), or your quota is used up (`quota`).",
         disk_full=True,
     )
 

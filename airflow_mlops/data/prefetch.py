@@ -87,9 +87,10 @@ def run_cancellable(work: Callable[[], Result], cancel: Callable[[], object]) ->
 
 @contextmanager
 def alongside(work: Callable[[], Result], cancel: Callable[[], object] | None = None) -> Iterator[Callable[[], Result]]:
-    """Run ``work`` in a separate thread during the block. Arrow, hashlib and DuckDB release the GIL.
+    """Run ``work`` in a separate thread during the block. Arrow, hashlib and DuckDB release the GIL, so both run at once.
 
-    If the block ends before ``work``, ``work`` is cancelled. Work that cannot be cancelled must be short.
+    If the block ends before ``work``, ``work`` is cancelled. Without ``cancel``, the block waits at most 2.5 s for its end, so
+    ``work`` must be short.
 
     :param work: the function
     :param cancel: function that ends ``work`` with an error, see :func:`prefetch`

@@ -159,7 +159,7 @@ def _frequent(rows: Rows, count: int) -> list[object]:
     """Return the most frequent values, the most frequent first.
 
     With many distinct values, only candidates are counted (J. Misra and D. Gries, "Finding Repeated Elements", Science of
-    Computer Programming 2, 1982). They contain all values that have the least share of the rows.
+    Computer Programming 2, 1982). They contain all values with at least the share ``_LEAST_SHARE`` of the rows.
     """
     found, is_exact = _counts(rows)
     if not is_exact:
@@ -182,7 +182,7 @@ def _counts(rows: Rows, only: set[object] | None = None) -> tuple[Counter[object
                 found[value] += number
         if len(found) > _COUNTED:
             is_exact = False
-            # At most a 1,000th of the rows is subtracted from each count.
+            # In total, at most a 1,000th of the rows is subtracted from each count.
             least = sorted(found.values(), reverse=True)[1_000]
             found = Counter({value: number - least for value, number in found.items() if number > least})
     return found, is_exact

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class AnswerTrigger(HITLTrigger):
-    """An ``HITLTrigger`` whose first check waits, because the answer may exist already.
+    """An ``HITLTrigger`` whose first check waits, see :func:`airflow_mlops.compute.first_check.before_first_check`.
 
-    A worker cannot read the answer: only the triggerer can.
+    The answer may exist before the task is deferred, because a worker cannot read it. Without the pause, the task would be
+    resumed too early.
     """
 
     def serialize(self) -> tuple[str, dict[str, Any]]:

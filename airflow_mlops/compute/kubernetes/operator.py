@@ -71,7 +71,7 @@ class StepPodOperator(KubernetesPodOperator):
             on_finish_action=pod.on_finish,
             log_pod_spec_on_failure=False,
             log_formatter=lambda _, line: split_level(line)[1],
-            # In addition to the time until the first check of the Airflow trigger.
+            # The Airflow trigger waits before its first check, and then resumes the task after these seconds to read the log.
             logging_interval=1,
             grow_memory=pod.grow_memory,
             **options,

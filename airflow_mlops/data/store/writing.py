@@ -22,7 +22,7 @@ SMALL_BYTES = 8 << 20
 
 
 def as_json(value: Any) -> bytes:
-    """Return the content of a JSON file in the store, which people can read."""
+    """Return a value as the content of a JSON file in the store, indented so that people can read it."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 

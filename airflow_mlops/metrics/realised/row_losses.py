@@ -41,8 +41,9 @@ from airflow_mlops.metrics.realised.shares import missed, row_costs
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    For ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances, pinball losses and expected costs, the mean
-    loss is the metric. For ``rmse``, it is the mean squared error. For the other metrics, it is 1 minus the metric.
+    For ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances, pinball losses, expected costs and coverage
+    gaps, the mean loss is the metric. For ``rmse``, it is the mean squared error. For the other metrics, it is 1 minus
+    the metric.
 
     The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n *
     influence``, where n is the number of rows. The influence of the row on the area is computed by the infinitesimal

@@ -135,7 +135,8 @@ def expected_cost(costs: Costs, outcomes: Labelled, z: float) -> Interval:
 
     :param costs: the costs of both errors
     :param outcomes: the labelled predictions
-    :raises UnmeasurableError: the rows lack a column of costs, or there are too few rows for their mean
+    :raises UnmeasurableError: the rows lack a column of costs; or the costs are too large or too few for a mean with an
+        interval
     """
     found = [_mean_cost(cost, number, outcomes, z) for number, cost in enumerate(costs)]
     if not costs.columns and all(part.weight is None for part in outcomes.parts()):

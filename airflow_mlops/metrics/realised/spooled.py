@@ -108,8 +108,8 @@ def spooled(
 ) -> Iterator[Spooled]:
     """Write the rows that have a label to a temporary file, see :func:`airflow_mlops.metrics.realised.outcomes`.
 
-    :param batches: record batches with the columns :data:`COLUMNS`, and those that ``weight``, ``columns`` and ``beside``
-        need
+    :param batches: record batches with the columns :data:`COLUMNS`, and those that ``weight``, ``columns``, ``groups`` and
+        ``beside`` need
     :param contract: contract of the model
     :param most: upper bound of the number of rows of all batches
     :param weight: the column with the weight of each row. Weights are finite and at least 0, and at least one is above

@@ -121,7 +121,7 @@ class Shadowing:
             if sent is None:
                 self._metrics.shadow_dropped.inc(count)
                 continue
-            # If the process has ended, `_run` counts the rows.
+            # If the process has ended, `_run` counts the rows as dropped.
             with suppress(OSError, ValueError):
                 sent.pipe.write(message)
                 sent.pipe.flush()
@@ -168,11 +168,12 @@ class Shadowing:
             if self._stopped.is_set():
                 return
             log.warning(
-                "The shadow %s of %s ended (exit status %d) and had not scored %s.",
+                "The shadow %s of %s ended (exit status %d) and had not scored %s. It starts again in %g seconds.",
                 self._spec.shadow,
                 self._spec.model,
                 code,
                 counted(lost, "row"),
+                _RESTART_SECONDS,
             )
             self._stopped.wait(_RESTART_SECONDS)
 

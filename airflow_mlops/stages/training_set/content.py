@@ -21,7 +21,7 @@ from airflow_mlops.stages.training_set.layout import Layout
 
 Numbers = np.ndarray[Any, Any]
 
-# Size in bytes of the ids that are computed during the join.
+# Largest size in bytes of the ids that are computed before the join has ended.
 _ID_BYTES = 64 << 20
 
 

@@ -171,7 +171,7 @@ class EventSource:
                 yield labelled
 
     def are_in_order(self) -> bool:
-        """Return whether each event is later than the event before it, so that the events need not be sorted."""
+        """Return whether the events need not be sorted: the event time is a timestamp, and each event is later than the one before."""
         timestamp, last = self._spec.timestamp, None
         for dataset in self._datasets:
             if not pa.types.is_timestamp(dataset.schema.field(timestamp).type):

@@ -116,7 +116,7 @@ class FeatureSource:
             yield features.select(self.refs).rename_columns(names)
 
     def names(self, event_columns: Sequence[str]) -> list[str]:
-        """Return the name of the column in the training set of each feature.
+        """Return the name that each feature has as a column of the training set.
 
         :param event_columns: names of the columns of the events
         :raises SchemaError: two columns of the training set would have the same name

@@ -35,7 +35,7 @@ def pieces(mask: RowMask) -> Iterator[range]:
 
 
 def write(writer: DatasetWriter, part: str, table: HasRows, mask: RowMask, first: int) -> None:
-    """Write one file of a split part. One row group is read ahead, while another one is written.
+    """Write one file of a split part. Row groups are read in a thread while earlier ones are written.
 
     :param part: name of the split part
     :param table: the rows of the training set

@@ -3,8 +3,8 @@
 Great Expectations validates batches of the window with pandas (:mod:`airflow_mlops.stages.validate.single_rows`), and
 the results of expectations about single rows are merged. For most expectations about several rows, such as unique or
 distinct values, means and quantiles, the values are compared, sorted or added in bounded memory
-(:mod:`airflow_mlops.stages.validate.whole_table`). A few other expectations
-read all rows at once. If possible, they read only the columns that they name.
+(:mod:`airflow_mlops.stages.validate.whole_table`). A few other expectations read all rows at once. If possible, they read
+only the columns that they name.
 
 The memory does not grow with the number of rows, except for these other expectations. The numbers of the failing rows
 are in temporary files (:mod:`airflow_mlops.stages.validate.row_numbers`).

@@ -1,6 +1,7 @@
 """Convert columns to forms whose values are equal, and ordered, in DuckDB exactly as in pandas.
 
-NaN is a missing value, -0.0 equals 0.0, and decimals are compared as the doubles that Great Expectations gets.
+NaN is a missing value, and -0.0 equals 0.0. Decimals are compared as the doubles that Great Expectations gets. Only columns
+of whole decimals beyond 2**53 stay decimals, because Great Expectations gets these as integers.
 """
 
 from __future__ import annotations

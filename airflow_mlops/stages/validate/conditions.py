@@ -1,8 +1,8 @@
 """The ``row_condition`` of an expectation, which selects the rows that the expectation considers.
 
-Great Expectations passes the condition to ``DataFrame.query``. Its result for a row can depend on other rows, as in
-``price > price.mean()`` or ``index < 100``. Batches can be validated separately only if it does not. This is known for
-comparisons of columns and constants and for a few methods, such as ``isnull`` and ``str.contains``.
+Great Expectations passes the condition to ``DataFrame.query``. Whether a row meets the condition can depend on other rows,
+as in ``price > price.mean()`` or ``index < 100``. Batches can be validated separately only if it does not. This is known
+for comparisons of columns and constants and for a few methods, such as ``isnull`` and ``str.contains``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _IN_BACKTICKS = re.compile("`([^`]*)`")
-# Pandas gives these operators the precedence of ``and`` and ``or``.
+# In the conditions of pandas, `&` and `|` have the precedence of `and` and `or`. In Python, theirs is higher.
 _BOOLEAN = {"&": "and", "|": "or"}
 _TESTS = frozenset({"between", "isin", "isna", "isnull", "notna", "notnull"})
 _TEXT_TESTS = frozenset({"contains", "endswith", "fullmatch", "match", "startswith"})
@@ -67,7 +67,7 @@ def row_condition(expectation: Any, schema: pa.Schema) -> RowCondition | None:
     except (SyntaxError, ValueError, tokenize.TokenError):
         return None
     reader = _Reader(schema, quoted)
-    # Backticks in constants are not those of a name.
+    # Backticks within a text, such as '`a`', do not quote the name of a column.
     if not reader.is_test(tree.body) or not reader.columns or not {*quoted} <= reader.read:
         return None
     return RowCondition(text, list(reader.columns))
@@ -90,7 +90,7 @@ def _text(condition: Any) -> str | None:
 
 
 def _with_words(text: str) -> str:
-    """Replace the operators of pandas that Python would read with another precedence."""
+    """Replace ``&`` and ``|`` by ``and`` and ``or``, so that Python reads them with the precedence that pandas gives them."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     words = ((tokenize.NAME, _BOOLEAN[text]) if text in _BOOLEAN else (kind, text) for kind, text, *_ in tokens)
     return tokenize.untokenize(words).strip()

@@ -95,7 +95,7 @@ def _read(connection: DuckDBPyConnection, sql: str, rows: Selected, column: str)
 
 @contextmanager
 def _counted(rows: Selected, column: str) -> Iterator[DuckDBPyConnection]:
-    """Open a database with the number of rows of each value of a column in the table ``counts``. NaN is a missing value."""
+    """Open a database whose table ``counts`` has the number of rows of each value of a column, except nulls and NaN."""
     facts = rows.facts[column]
     schema = pa.schema([("value", comparable_type(rows.schema.field(column).type, facts))])
 

@@ -66,7 +66,7 @@ def repeated_rows(rows: Selected, columns: Sequence[str], most: int, ignored: st
     found = RowNumbers()
     frequent: list[tuple[int, int]] = []
     listed = ", ".join(names)
-    # `USING` would not find null values.
+    # A join with `USING` would not match nulls with each other.
     same = " AND ".join(f"keys.{name} IS NOT DISTINCT FROM repeated.{name}" for name in names)
     if ignored == "any_value_is_missing":
         same = " AND ".join(f"keys.{name} = repeated.{name}" for name in names)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from numpy.typing import NDArray
 
-# The label of the value before the batch in the DataFrame.
+# The value before the batch has this label in the DataFrame.
 _BEFORE = -1
 
 

@@ -44,7 +44,7 @@ def can_sort(expectation: Any, schema: pa.Schema, facts: ColumnFacts) -> bool:
     known = known or (pa.types.is_decimal128(kind) and (kind.scale > 0 or (kind.scale == 0 and facts.is_exact)))
     if not known or not all(isinstance(one, int | float) and 0 <= one <= 1 for one in _quantiles(expectation)):
         return False
-    # Pandas returns integers if all interpolated values of a column of the type `Int64` are whole.
+    # In a column of the type `Int64`, the type of an interpolated quantile depends on the other quantiles.
     is_extension = pa.types.is_integer(kind) and not facts.is_exact
     return _method(expectation) in (_POSITIONS if is_extension else (*_POSITIONS, *_BETWEEN))
 
@@ -87,7 +87,7 @@ def _fraction(quantile: float) -> float:
 
 
 def _needed(fraction: float, count: int, method: str) -> list[int]:
-    """Return the positions of the sorted values, from 0, between which NumPy interpolates."""
+    """Return the positions, from 0, of the sorted values from which NumPy computes a quantile: one, or two neighbours."""
     if not count:
         return []
     place = (count - 1) * fraction
@@ -106,7 +106,7 @@ def _quantile(rows: Selected, column: str, values: dict[int, Any], fraction: flo
     needed = _needed(fraction, count, method)
     few = _frame(rows, column, {position: values[position] for position in needed})[column]
     if method in _POSITIONS or len(few) == 1:
-        # All values are this one.
+        # A single value is its own quantile for every fraction.
         found: list[Any] = few.quantile([0.0], interpolation=method).tolist()
         return found[0]
     between = (count - 1) * fraction - needed[0]

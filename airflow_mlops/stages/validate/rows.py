@@ -82,7 +82,7 @@ class Rows:
     def batches(
         self, part: int = 0, parts: int = 1, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, pa.Table]]:
-        """Yield tables of at most ``batch_rows`` rows, each with the number of rows of the part before it.
+        """Yield tables of at most ``batch_rows`` rows, each with the number of earlier rows in the part.
 
         The tables are the same for any number of parts. If there are no rows at all, one table without rows is yielded,
         unless there are several parts.

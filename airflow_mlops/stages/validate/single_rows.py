@@ -4,8 +4,8 @@ Great Expectations copies all columns of a DataFrame several times for each expe
 only the columns that it names. Great Expectations also needs about 10 ms for each expectation and DataFrame, so several
 batches are checked at once.
 
-Values of text columns often repeat. Great Expectations then gets each value of such a column once, and its verdict on a
-value is that on all rows with this value.
+Values of text columns often repeat. Great Expectations then gets each value of such a column once, and its verdict on the
+value applies to all rows with this value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.stages.validate.checkpoint import Session
 
-# Beyond a million values, `Series.isin` of pandas uses another algorithm.
+# Three batches have fewer than a million values. With more, `Series.isin` of pandas uses another algorithm.
 _MOST_BATCHES, _MOST_BYTES = 3, 128 << 20
 
 
@@ -92,8 +92,9 @@ class _Group:
     """Expectations that need the same columns.
 
     :param columns: the columns
-    :param is_exact: whether the expectations write the names of the columns as the rows do, and name no other columns.
-        Otherwise, the results have only the first 200 unexpected values of a batch
+    :param is_exact: whether the expectations have no condition, write the names of the columns as the rows do, and name no
+        other columns. Otherwise, the results may have only the first 200 unexpected values, so batches are checked one
+        at a time
     :param repeats: whether values of the column may repeat so often that each is checked once
     """
 

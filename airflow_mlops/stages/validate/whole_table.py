@@ -116,15 +116,17 @@ class _Check:
         config.kwargs.update({name: given[name] for name in _CONDITION if name in given})
         return result
 
-    def _compared(self, metrics: Any) -> tuple[ExpectationValidationResult, RowNumbers]:
+    def _compared(self, metrics: Any) -> tuple[ExpectationValidationResult, RowNumbers] | None:
         """Let Great Expectations compare values with the arguments of the expectation.
 
         :param metrics: function that returns the values that Great Expectations would compute, by their names
+        :return: ``None`` if Great Expectations cannot compare even the values of no rows. Its error would be about these
         """
         result = self._validated(frame_of(self._rows.schema.empty_table(), self._rows.facts))
-        if not was_not_computed(result):
-            found = self._expectation._validate(metrics=metrics())
-            result.success, result.result = bool(found["success"]), found["result"]
+        if was_not_computed(result):
+            return None
+        found = self._expectation._validate(metrics=metrics())
+        result.success, result.result = bool(found["success"]), found["result"]
         return result, RowNumbers()
 
     def _present(self) -> dict[str, Any]:

@@ -121,6 +121,8 @@ def test_a_crashed_shadow_affects_no_answer_and_starts_again(client, model, tmp_
         wait_for(lambda: sum(metric(server, name) for name in counts) == 100)
         assert metric(server, counts[1]) >= 30
         wait_for(lambda: metric(server, "mlops_serve_shadow_version") == 2)
+        (ended,) = [line for line in server.lines if "ended (exit status -9)" in line]
+        assert ended.rstrip().endswith("It starts again in 2 seconds.")
         # Without the alias, nothing is scored in the shadow.
         client.delete_registered_model_alias(model.model, "challenger")
         wait_for(lambda: metric(server, "mlops_serve_shadow_version") == 0)

@@ -18,7 +18,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import batches, step
 from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
-from airflow_mlops.stages.validate.checkpoint import Session, quiet_great_expectations, run_suite
+from airflow_mlops.stages.validate.checkpoint import Session, exception_message, quiet_great_expectations, run_suite
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ValidateSpec
 from airflow_mlops.stages.validate.suites import load_suite
@@ -105,7 +105,7 @@ EXPECTATIONS = [
     one("column_proportion_of_unique_values_to_be_between", column="price", max_value=0.1),
     one("column_proportion_of_non_null_values_to_be_between", column="text", min_value=0.9),
     *(one("column_most_common_value_to_be_in_set", column=name, value_set=[1, "a"]) for name in ("ids", "other", "nothing")),
-    *(one("column_median_to_be_between", column=name, max_value=1) for name in ("gaps", "ids", "flag", "price", "nothing")),
+    *(one("column_median_to_be_between", column=name, max_value=1) for name in ("gaps", "ids", "flag", "price", "nothing", "at")),
     *(one("column_quantile_values_to_be_between", column=name, quantile_ranges=QUANTILES) for name in ("gaps", "ids", "nothing")),
     one("column_quantile_values_to_be_between", column="price", quantile_ranges=QUANTILES, allow_relative_error="linear"),
     one("column_values_to_be_increasing", column="gaps", mostly=0.5),
@@ -156,6 +156,7 @@ def test_batches_have_the_results_of_the_whole_table(context, tmp_path):
         config, other = (item.expectation_config.to_json_dict() for item in (mine, theirs))
         assert {**config, "id": ""} == {**other, "id": ""}
         assert mine.success == theirs.success, config
+        assert exception_message(mine) == exception_message(theirs), config
         assert rows.first(len(rows)).tolist() == unexpected_rows(theirs).tolist(), config
         lists = {"unexpected_list", "unexpected_index_list", "unexpected_index_query"}
         results = [

@@ -74,6 +74,7 @@ def test_a_full_disk_is_one_error_that_names_the_folder_and_can_be_retried(error
     assert found.retryable
     assert tempfile.gettempdir() in str(found)
     assert "TMPDIR" in str(found)
+    assert str(found).endswith(f"too many files (`df -i {tempfile.gettempdir()}`), or your quota is used up (`quota`).")
 
 
 def test_the_error_of_a_full_disk_names_the_folder_of_a_file_elsewhere():

@@ -187,7 +187,7 @@ class Rollout:
             )
 
     def _wait(self, release: Release, since: float, event: dict[str, Any] | None) -> list[Json]:
-        """Wait until the endpoint is ready, and return the pods that are ready. A deferrable task is deferred if it is not."""
+        """Wait until the endpoint is ready, and return the pods that are ready. Until then, a deferrable task is deferred."""
         # The Airflow trigger has already waited.
         watch = state.Watch(since, self._target.limit, **({} if event is None else {"patience": 0}))
         logged = ""

@@ -126,7 +126,7 @@ def train(job: Job) -> CatBoostModel:
                     _pool(catboost, job.rows), eval_set=held_out, use_best_model=False, init_model=start, **options
                 )
         except catboost.CatBoostError as error:
-            # CatBoost reports that it cannot read the files that it could not write.
+            # On a full disk, CatBoost fails only when it reads a file that it could not write, and reports only that.
             if is_full(folder):
                 raise disk_full(one_line(error, 200)) from error
             raise TrainingError(f"CatBoost cannot train with params={spec.params}: {one_line(error, 300)}") from error

@@ -127,7 +127,7 @@ def fit(
                 continue
             rows = random.permutation(sizes[batch])
             if epoch < done:
-                # Only the order of the later epochs depends on this one.
+                # The epoch is complete. Its random numbers are drawn only so that the later epochs have the same order.
                 continue
             places = ends[batch] - sizes[batch] + rows
             if weights is not None:

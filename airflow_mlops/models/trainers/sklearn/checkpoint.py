@@ -1,6 +1,7 @@
 """The checkpoint of a training by ``partial_fit``: the estimator after its last complete epoch, in skops format.
 
-Loading runs no code of the checkpoint, because only types that skops trusts and those of the trainer are loaded.
+Loading runs no code of the checkpoint. It contains only types that skops trusts, the class of the estimator, the optimizers
+of scikit-learn's neural networks, and the trainer's ``trusted_types``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import zipfile
 from typing import Any
 
+from airflow_mlops.core.errors import named, one_line
 from airflow_mlops.models.trainers.base import TrainingRun
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 
@@ -32,12 +34,19 @@ def write(run: TrainingRun, spec: SklearnTrainerSpec, estimator: Any, epochs: in
 
     try:
         content = dumps(estimator)
-        is_loadable = _untrusted(content, spec, estimator) == []
-    except Exception:  # noqa: BLE001 - estimators of any library
-        is_loadable = False
-    if not is_loadable:
+        untrusted = _untrusted(content, spec, estimator)
+    except Exception as error:  # noqa: BLE001 - estimators of any library
+        reason = f"skops cannot store {spec.label} ({one_line(error, 200)}), so a retry starts again."
+    else:
+        reason = (
+            f"{spec.label} contains the {named('type', untrusted)}. A retry starts again, unless you review the code of these "
+            "types and add them to `trusted_types` of the trainer."
+            if untrusted
+            else ""
+        )
+    if reason:
         if epochs == 1:
-            run.progress(f"No checkpoints are written, because skops cannot store {spec.label}. A retry starts again.")
+            run.progress(f"No checkpoints are written, because {reason}")
         return
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -52,7 +61,8 @@ def read(run: TrainingRun, spec: SklearnTrainerSpec, estimator: Any) -> tuple[in
     :param run: the training
     :param spec: the trainer
     :param estimator: the estimator, which is not fitted yet
-    :return: the number of completed epochs, and the estimator after them; 0 and ``estimator`` without a checkpoint
+    :return: the number of completed epochs, and the estimator after them; 0 and ``estimator`` if there is no checkpoint that
+        may be loaded
     """
     from skops.io import get_untrusted_types, loads
 
@@ -69,7 +79,7 @@ def read(run: TrainingRun, spec: SklearnTrainerSpec, estimator: Any) -> tuple[in
 
 
 def _untrusted(content: bytes, spec: SklearnTrainerSpec, estimator: Any) -> list[str]:
-    """Return the types of a file that are neither trusted by skops nor types of the trainer."""
+    """Return the types in a checkpoint that may not be loaded, see the docstring of this module."""
     from skops.io import get_untrusted_types
 
     own = f"{type(estimator).__module__}.{type(estimator).__qualname__}"

@@ -97,17 +97,28 @@ class Own:
     """An object that skops does not trust."""
 
 
-@pytest.mark.parametrize(
-    ("estimator", "params", "foreign", "resumed"),
-    [
-        (SGD, {**LOG_LOSS, "average": True}, False, True),
-        ("sklearn.neural_network.MLPClassifier", {"hidden_layer_sizes": [4]}, False, True),
-        (SGD, LOG_LOSS, True, False),
-    ],
-    ids=["linear", "network", "untrusted"],
+UNTRUSTED = (
+    f"No checkpoints are written, because SGDClassifier contains the type '{__name__}.Own'. A retry starts again, unless you "
+    "review the code of these types and add them to `trusted_types` of the trainer."
 )
-def test_a_retry_continues_after_the_last_complete_epoch(store, monkeypatch, estimator, params, foreign, resumed):
+UNSTORABLE = "No checkpoints are written, because skops cannot store SGDClassifier (TypeError: cannot pickle 'generator' object), so a retry starts again."
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params", "foreign", "reason"),
+    [
+        (SGD, {**LOG_LOSS, "average": True}, None, None),
+        ("sklearn.neural_network.MLPClassifier", {"hidden_layer_sizes": [4]}, None, None),
+        (SGD, LOG_LOSS, Own, UNTRUSTED),
+        (SGD, LOG_LOSS, lambda: (n for n in ()), UNSTORABLE),
+    ],
+    ids=["linear", "network", "untrusted", "unstorable"],
+)
+def test_a_retry_continues_after_the_last_complete_epoch(
+    store, monkeypatch, caplog, estimator, params, foreign, reason
+):
     trainer, ref = batched(estimator, params, epochs=3), training_set(store)
+    caplog.set_level("INFO", "airflow_mlops.stages")
     kind = load(estimator, "estimator")
     real, calls = kind.partial_fit, []
 
@@ -115,8 +126,8 @@ def test_a_retry_continues_after_the_last_complete_epoch(store, monkeypatch, est
         calls.append(1)
         if len(calls) == 15:
             raise Killed
-        if foreign:
-            self.note = Own()
+        if foreign is not None:
+            self.note = foreign()
         return real(self, *arguments, **given)
 
     expected = fit(store, trainer, ref, seed=5)
@@ -128,7 +139,9 @@ def test_a_retry_continues_after_the_last_complete_epoch(store, monkeypatch, est
     # The training was killed in the third epoch, in which each of the 6 batches is used again.
     calls[:] = [1] * 20
     found = fit(store, trainer, ref, seed=5)
-    assert len(calls) - 20 == (6 if resumed else 18)
+    assert len(calls) - 20 == (6 if reason is None else 18)
+    said = {message for message in caplog.messages if message.startswith("No checkpoints")}
+    assert [message[: len(reason)] for message in said] == [reason] if reason else not said
     data = read_part(open_dataset(store, ref), "test").frame
     np.testing.assert_array_equal(found.model.predict(data), expected.model.predict(data))
 

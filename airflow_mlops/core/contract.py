@@ -67,8 +67,8 @@ class Parity(Model):
         if self.label_flips is None:
             return text
         return (
-            f"{text}; {self.label_flips:,} predicted labels differ, and {self.near_threshold:,} rows are close enough "
-            "to the decision threshold to differ"
+            f"{text}; predicted labels that differ: {self.label_flips:,}; rows so close to the decision threshold that "
+            f"they may differ: {self.near_threshold:,}"
         )
 
 

@@ -229,7 +229,11 @@ class MetricGate(Gate):
         each = 1 - (1 - confidence) / evidence.candidates
         low, detectable = improvement.lower(each), step + improvement.detectable(each)
         shared = f" over {evidence.candidates} candidates" if evidence.candidates > 1 else ""
-        found = f"{self.metric} {rounded(measured)} is an improvement of {rounded(improvement.value, 3)} over {other.name} ({rounded(reference)})"
+        compared = f"{rounded(abs(improvement.value), 3)} {'better' if improvement.value > 0 else 'worse'} than"
+        found = (
+            f"{self.metric} {rounded(measured)} is {compared if improvement.value else 'equal to that of'} {other.name} "
+            f"({rounded(reference)})"
+        )
         asked = f"required: above {rounded(step, 3)} with {percent(confidence)} confidence{shared}"
         if not isfinite(low):
             found = f"{found}, but {counted(comparison.rows, 'row')} are too few for a confidence bound ({asked})."

@@ -359,7 +359,7 @@ def test_a_users_function_is_trained_and_scores(client, store, learn, mine):
 def test_an_export_that_predicts_differently_is_refused(client, learn, model, mine):
     with pytest.raises(
         ModelFormatError,
-        match=r"wrong .* 300 held-out rows in float32.* 300 predicted labels differ.* float64",
+        match=r"wrong .* 300 held-out rows in float32.* predicted labels that differ: 300;.* float64",
     ):
         learn({"function": "my_model:wrong"})
     assert [run.info.status for run in runs(client, model)] == ["FAILED"]

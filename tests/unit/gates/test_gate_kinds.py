@@ -114,12 +114,19 @@ def test_a_better_model_passes_and_the_explanation_has_the_numbers(data):
     assert found.asked == pytest.approx(found.measured - found.improvement + 0.01)
     for fact in (
         f"roc_auc {found.measured:.4g}",
-        f"improvement of {found.improvement:.3g} over m v1 ({found.measured - found.improvement:.4g})",
+        f"is {found.improvement:.3g} better than m v1 ({found.measured - found.improvement:.4g})",
         f"above {found.low:.3g} with 95% confidence",
         "required: above 0.01",
         f"4,000 rows detect an improvement of {found.detectable:.2g} with 80% power",
     ):
         assert fact in found.explanation
+
+
+def test_the_explanation_says_that_a_model_is_worse(data):
+    found = check({"metric": "roc_auc", "better_than_champion_by": 0.01}, evidence(data, (2, 1), (2, 0)))
+    assert not found.passed
+    assert found.improvement < 0
+    assert f"is {-found.improvement:.3g} worse than m v1" in found.explanation
 
 
 def test_the_explanation_names_a_comparison_without_variation_or_with_too_few_rows(data, tmp_path):
@@ -652,8 +659,8 @@ def test_the_difference_between_export_and_model_is_limited(data):
     assert (result.passed, result.measured, result.asked, result.rows) == (True, 2e-4, 2e-4, 1_000)
     for fact in (
         "at most 0.0002 (p99 3e-07) on 1,000 held-out rows in float32",
-        "2 predicted labels differ",
-        "5 rows are close enough",
+        "predicted labels that differ: 2;",
+        "they may differ: 5",
         "Limit: 0.0002 (max)",
     ):
         assert fact in result.explanation

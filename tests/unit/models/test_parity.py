@@ -46,8 +46,8 @@ def test_differences_and_label_flips_are_counted():
     moved = compare(expected, answers, contract(threshold=0.19), "float32")
     assert (moved.label_flips, moved.near_threshold) == (0, 1)
     assert str(found) == (
-        "differs from the model by at most 0.03 (p99 0.029) on 4 held-out rows in float32; 1 predicted labels differ, and 2 "
-        "rows are close enough to the decision threshold to differ"
+        "differs from the model by at most 0.03 (p99 0.029) on 4 held-out rows in float32; predicted labels that differ: 1; "
+        "rows so close to the decision threshold that they may differ: 2"
     )
 
 

@@ -182,6 +182,7 @@ class DatasetWriter:
         provenance: Provenance | None = None,
         slots: Iterable[str] = (),
         time_column: str | None = None,
+        current: bool = True,
     ) -> tuple[Manifest, bool]:
         """Write the manifest, and make the dataset the current dataset of its window and slots, or the newest snapshot.
 
@@ -198,6 +199,7 @@ class DatasetWriter:
         :param slots: slots that will point at this dataset, see :mod:`airflow_mlops.data.datasets`
         :param time_column: column with the time of each row, for readers whose window contains only a part of the
             dataset
+        :param current: whether the dataset becomes the current dataset; if not, call :func:`make_current` afterwards
         :return: the manifest, and whether an identical dataset already existed
         :raises SchemaError: nothing was written, not even a batch without rows
         """
@@ -223,7 +225,8 @@ class DatasetWriter:
         else:
             self.store.write_json(manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
             self._committed = True
-        make_current(self.store, manifest, slots)
+        if current:
+            make_current(self.store, manifest, slots)
         return manifest, existing is not None
 
     def _close_files(self) -> list[FileEntry]:

@@ -58,6 +58,7 @@ def quarantine(validation: Validation, context: StepContext) -> ValidateResult:
         if rows and rows == validation.rows:
             raise _no_row_left(validation)
         validation.relation.database.require_running()
+        context.require_unfinished()
         manifest, _ = writer.commit(
             window=validation.spec.window,
             owner=validation.spec.owner,

@@ -78,6 +78,7 @@ def run(spec: CompareFeaturesSpec, context: StepContext) -> CompareFeaturesResul
                 writer.write(found)
             counts.rows += dataset.rows
         window = window_of(datasets)
+        context.require_unfinished()
         manifest, _ = writer.commit(
             window=window,
             description=f"Features of {spec.model} whose values online differ from the point-in-time join",

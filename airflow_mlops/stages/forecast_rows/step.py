@@ -154,6 +154,7 @@ def _write(
                 "target, so there are no rows. Set `window` to a longer window, or `horizon` to fewer steps."
             )
         left_out = facts.series - len(series)
+        context.require_unfinished()
         manifest, _ = writer.commit(
             window=resolved.run if resolved and scoring else window_of(datasets),
             owner=spec.owner,

@@ -138,6 +138,7 @@ def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: St
     found = total(counts)
     numbers = _numbers(found)
     share = numbers["coverage"]
+    context.require_unfinished()
     manifest, _ = writer.commit(
         window=window,
         description=f"{predictions[0].manifest.name} with {spec.label.name} from {name}",

@@ -81,6 +81,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     spec = warm_start.resolved(spec, client, context)
     name = spec.trainer.label
     experiment = spec.mlflow.experiment or spec.model
+    # The finished run would be shown as running again.
+    context.require_unfinished()
     with run_for(
         client,
         context.store,
@@ -224,6 +226,7 @@ def _train_and_register(
     training = warm_start.started(logged_run(context, dataset, client, run_id), spec, client, context)
     fitted = fit_candidate(spec, context, dataset, train, test, training)
     train = fitted.train
+    context.require_unfinished()
     name, identity = fitted.model.name, record.identity(spec, fitted)
     existing = identical(client, spec.model, identity)
     if existing is not None:

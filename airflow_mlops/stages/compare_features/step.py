@@ -78,13 +78,13 @@ def run(spec: CompareFeaturesSpec, context: StepContext) -> CompareFeaturesResul
                 writer.write(found)
             counts.rows += dataset.rows
         window = window_of(datasets)
-        context.require_unfinished()
         manifest, _ = writer.commit(
             window=window,
             description=f"Features of {spec.model} whose values online differ from the point-in-time join",
             source={"dataset": datasets[0].manifest.name, "repo": str(store.repo_path)},
             parents=[dataset.ref for dataset in datasets],
             provenance=context.provenance,
+            check=context.require_unfinished,
         )
     context.processed(counts.rows)
     label = f"{datasets[0].manifest.name}{f' {window.label}' if window else ''}"

@@ -154,7 +154,6 @@ def _write(
                 "target, so there are no rows. Set `window` to a longer window, or `horizon` to fewer steps."
             )
         left_out = facts.series - len(series)
-        context.require_unfinished()
         manifest, _ = writer.commit(
             window=resolved.run if resolved and scoring else window_of(datasets),
             owner=spec.owner,
@@ -163,6 +162,7 @@ def _write(
             parents=[dataset.ref for dataset in datasets],
             details=_details(spec, datasets, resolved),
             provenance=context.provenance,
+            check=context.require_unfinished,
             time_column=ORIGIN,
         )
     origin = _text(history.grid, history.newest, history.rest) if scoring else None

@@ -138,7 +138,6 @@ def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: St
     found = total(counts)
     numbers = _numbers(found)
     share = numbers["coverage"]
-    context.require_unfinished()
     manifest, _ = writer.commit(
         window=window,
         description=f"{predictions[0].manifest.name} with {spec.label.name} from {name}",
@@ -156,6 +155,7 @@ def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: St
             **({"repeated": found.repeated} if found.repeated else {}),
         },
         provenance=context.provenance,
+        check=context.require_unfinished,
         slots=slots(predictions),
     )
     return JoinLabelsResult(

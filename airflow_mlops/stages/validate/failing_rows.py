@@ -58,7 +58,6 @@ def quarantine(validation: Validation, context: StepContext) -> ValidateResult:
         if rows and rows == validation.rows:
             raise _no_row_left(validation)
         validation.relation.database.require_running()
-        context.require_unfinished()
         manifest, _ = writer.commit(
             window=validation.spec.window,
             owner=validation.spec.owner,
@@ -69,6 +68,7 @@ def quarantine(validation: Validation, context: StepContext) -> ValidateResult:
                 "unexpected": {outcome.expectation: outcome.unexpected for outcome in failed},
             },
             provenance=context.provenance,
+            check=context.require_unfinished,
         )
     return ValidateResult(
         success=not failed,

@@ -247,7 +247,6 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
             writers = (valid_writer, quarantine_writer)
             written = split(rows.batches(), validation.failing, *writers, files=not rows.fits)
         complete(valid_writer, quarantine_writer, written, rows.schema)
-        context.require_unfinished()
         quarantined = _commit(validation, context, quarantine_writer, details)
         # Monitoring reports how many rows of a window were not scored.
         lost = failed_rows + sum(map(quarantined_rows, validation.datasets))
@@ -280,5 +279,6 @@ def _commit(validation: _Validation, context: StepContext, writer: DatasetWriter
         provenance=context.provenance,
         time_column=columns.pop() if len(columns) == 1 else None,
         current=False,
+        check=context.require_unfinished,
     )
     return written

@@ -74,29 +74,37 @@ def test_monitor(client, store, tmp_path, model, monkeypatch):
     assert store.read_json(archive.key(store, model, APRIL))["rows"] == 60
 
 
-@pytest.mark.parametrize("place", ["connect", "fit_candidate"])
+@pytest.mark.parametrize("place", ["connect", "fit_candidate", "identity"])
 def test_train(place, client, store, model, monkeypatch):
+    """The first try fits another model. With ``identity``, it is suspended shortly before it logs its metrics."""
     spec = {"dataset": training.training_set(store).model_dump(mode="json"), "model": model, "trainer": LOGISTIC}
-    call = call_of(store, "train", spec)
-    real = train.fit_candidate
+    real, tags = train.fit_candidate, {}
 
     def other_fit(*args):
-        """A training that is not deterministic."""
         fitted = real(*args)
-        return replace(fitted, metrics={name: value - 0.1 for name, value in fitted.metrics.items()})
+        metrics = {name: value - 0.1 for name, value in fitted.metrics.items()}
+        return replace(fitted, metrics=metrics, contract=fitted.contract.model_copy(update={"metrics": metrics}))
 
-    if place == "fit_candidate":
-        monkeypatch.setattr(train, "fit_candidate", other_fit)
-        result = suspend(
-            monkeypatch, train, place, call, before=lambda: monkeypatch.setattr(train, "fit_candidate", real)
-        )
-    else:
-        result = suspend(
-            monkeypatch, train, place, call, after=lambda: monkeypatch.setattr(train, "run_for", forbidden)
-        )
+    def finished():
+        tags.update(client.search_runs([client.get_experiment_by_name(model).experiment_id])[0].data.tags)
+        if place == "connect":
+            monkeypatch.setattr(train, "run_for", forbidden)
+
+    monkeypatch.setattr(train, "fit_candidate", other_fit)
+    result = suspend(
+        monkeypatch,
+        train.record if place == "identity" else train,
+        place,
+        call_of(store, "train", spec),
+        before=lambda: monkeypatch.setattr(train, "fit_candidate", real),
+        after=finished,
+    )
     run = client.get_run(result["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["roc_auc"] == result["metrics"]["roc_auc"]
+    assert {name: run.data.metrics[name] for name in result["metrics"]} == result["metrics"]
+    assert {name: value for name, value in run.data.tags.items() if ".usage." in name} == {
+        name: value for name, value in tags.items() if ".usage." in name
+    }
 
 
 def test_evaluate(client, store, tmp_path, model, monkeypatch):

@@ -15,7 +15,7 @@ from airflow_mlops.data.datasets.by_id import Finder, hints_of
 from airflow_mlops.data.datasets.catalog import is_divided_source
 from airflow_mlops.data.datasets.manifest import manifests_folder
 from airflow_mlops.data.datasets.pointers import slots_of, windows_of
-from airflow_mlops.data.quarantine import quarantines_of
+from airflow_mlops.data.quarantine import quarantine_name, quarantines_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 from airflow_mlops.overview import copies, scoring
@@ -23,7 +23,7 @@ from airflow_mlops.overview.facts import WindowFacts
 from airflow_mlops.overview.scoring import LastScoring
 from airflow_mlops.registry.records.entry import Entry
 
-_VERSION = 2
+_VERSION = 3
 # Largest number of datasets in the graph.
 _NODES = 200
 
@@ -161,10 +161,15 @@ class _Graph:
 def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
     pointers, manifests = _contents(store, name)
     parts = _parts(store, name, manifests)
-    quarantined: dict[Window, int] = {}
+    quarantined = {window: manifests[item].lost or 0 for window, item in pointers.items() if item in manifests}
     for other in quarantines_of(name):
         current, apart = _contents(store, other)
         for window, dataset_id in current.items():
+            known = manifests.get(pointers.get(window, ""))
+            # The manifest of valid rows has the number of rows that failed with them. The current quarantine may be newer,
+            # for example if a validation was killed before its valid rows became current.
+            if known is not None and known.lost is not None and other != quarantine_name(name):
+                continue
             # The rows that failed the first validation are not among those of the second one.
             lost = apart[dataset_id].rows if dataset_id in apart else 0
             quarantined[window] = quarantined.get(window, 0) + lost
@@ -191,11 +196,14 @@ class _Written(NamedTuple):
     """Fields of a manifest.
 
     :param divided: whether the dataset has only a part of the rows of its window
+    :param lost: number of rows that validation has quarantined before the rows reached the dataset; ``None`` if a
+        validation did not write the dataset
     """
 
     rows: int
     window: str | None
     divided: bool
+    lost: int | None
 
 
 def _rows(ids: Iterable[str], manifests: Mapping[str, _Written]) -> int | None:
@@ -210,7 +218,9 @@ def _contents(store: ArtifactStore, name: str) -> tuple[dict[Window, str], dict[
     pointers, manifests = {}, {}
     for path, value in _read(store, f"indexes/datasets/{name}.json.gz", listed):
         if path.startswith(f"{manifests_folder(name)}/"):
-            manifests[str(value["id"])] = _Written(int(value["rows"]), value["window"], bool(value["divided"]))
+            manifests[str(value["id"])] = _Written(
+                int(value["rows"]), value["window"], bool(value["divided"]), value["lost"]
+            )
         elif (window := window_of(path)) is not None:
             pointers[window] = str(value["id"])
     return pointers, manifests
@@ -246,11 +256,13 @@ def _short(key: str, content: bytes) -> Any:
     """Return the fields of a pointer, slot or manifest that :func:`_windows` needs; ``None`` if the file is damaged."""
     try:
         found = json.loads(content)
+        source = found.get("source") or {}
         return {
             "id": str(found["id"]),
             "rows": int(found.get("rows", 0)),
             "window": found.get("window"),
             "divided": is_divided_source(found.get("source")),
+            "lost": int(found["details"].get("quarantined", 0)) if source.get("kind") == "validation" else None,
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

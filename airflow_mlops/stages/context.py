@@ -74,8 +74,8 @@ class StepContext:
     def require_unfinished(self) -> None:
         """Check that no other try of the task has finished the step.
 
-        A worker that was suspended may continue a try after the retry has finished. A step whose inputs can change
-        between tries calls this method before it makes its output the current one.
+        A worker that was suspended may continue a try after the retry has finished, or even after a later task has
+        written the same window again. A step therefore calls this method before it makes its output the current one.
 
         :raises FinishedElsewhereError: the store has a result of the step
         """

@@ -121,7 +121,8 @@ def _run(
     usage = meter.usage()
     log.info("%s", usage.sentence())
     # The usage of a cached step must not replace the recorded usage of the training.
-    if is_computed:
+    if is_computed and result.mlflow_runs():
+        context.require_unfinished()
         record(meter.of_all_shards(usage), call.step, result, spec, connection)
     answer = result.model_copy(update={"usage": usage}).model_dump(mode="json")
     return answer, cached if is_computed else None

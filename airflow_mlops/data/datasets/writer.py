@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -179,6 +179,8 @@ class DatasetWriter:
         provenance: Provenance | None = None,
         slots: Iterable[str] = (),
         time_column: str | None = None,
+        current: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> tuple[Manifest, bool]:
         """Write the manifest, and make the dataset the current dataset of its window and slots, or the newest snapshot.
 
@@ -195,6 +197,9 @@ class DatasetWriter:
         :param slots: slots that will point at this dataset, see :mod:`airflow_mlops.data.datasets`
         :param time_column: column with the time of each row, for readers whose window contains only a part of the
             dataset
+        :param current: whether the dataset becomes the current dataset; if not, call :func:`make_current` afterwards
+        :param check: function that is called when all files are complete, which may take long, and before the manifest is
+            written. If it raises an error, nothing is committed
         :return: the manifest, and whether an identical dataset already existed
         :raises SchemaError: nothing was written, not even a batch without rows
         """
@@ -215,12 +220,14 @@ class DatasetWriter:
             time_column,
         )
         existing = _intact(self.store, manifest)
+        check()
         if existing is not None:
             manifest = existing
         else:
             self.store.write_json(manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
             self._committed = True
-        make_current(self.store, manifest, slots)
+        if current:
+            make_current(self.store, manifest, slots)
         return manifest, existing is not None
 
     def _close_files(self) -> list[FileEntry]:

@@ -84,6 +84,7 @@ def run(spec: CompareFeaturesSpec, context: StepContext) -> CompareFeaturesResul
             source={"dataset": datasets[0].manifest.name, "repo": str(store.repo_path)},
             parents=[dataset.ref for dataset in datasets],
             provenance=context.provenance,
+            check=context.require_unfinished,
         )
     context.processed(counts.rows)
     label = f"{datasets[0].manifest.name}{f' {window.label}' if window else ''}"

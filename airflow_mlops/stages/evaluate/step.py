@@ -112,6 +112,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         scored=scored,
     )
     evaluation, best = _evaluation(spec, compared, gates, metric, own, folders, live, client, context)
+    context.require_unfinished()
     _record(evaluation, live, client, context)
     verdict = evaluation.verdict
     held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"

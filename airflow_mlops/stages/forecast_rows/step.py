@@ -162,6 +162,7 @@ def _write(
             parents=[dataset.ref for dataset in datasets],
             details=_details(spec, datasets, resolved),
             provenance=context.provenance,
+            check=context.require_unfinished,
             time_column=ORIGIN,
         )
     origin = _text(history.grid, history.newest, history.rest) if scoring else None

@@ -55,13 +55,13 @@ def ingest(source: Source, spec: IngestSpec, context: StepContext) -> IngestResu
             raise EmptyWindowError(" ".join([_no_rows(spec), *source.describe().get("notes", [])]))
         description = source.describe()
         notes = [*description.get("notes", []), *kept_as_text]
-        context.require_unfinished()
         manifest, unchanged = writer.commit(
             window=spec.window,
             owner=spec.owner,
             description=spec.description,
             source={**description, "notes": notes} if notes else description,
             provenance=context.provenance,
+            check=context.require_unfinished,
             time_column=spec.time_column,
         )
     for note in notes:

@@ -155,6 +155,7 @@ def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: St
             **({"repeated": found.repeated} if found.repeated else {}),
         },
         provenance=context.provenance,
+        check=context.require_unfinished,
         slots=slots(predictions),
     )
     return JoinLabelsResult(

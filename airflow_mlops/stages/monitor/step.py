@@ -95,6 +95,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     findings = compose(check, facts, measured)
     changes = find_changes([*earlier, findings], spec.policy.false_alarm_rate)
     findings = compose(check, facts, measured, changes)
+    context.require_unfinished()
     planned = request_retraining(findings, earlier, context, ledger, len(entries))
     verdict = decide(findings, planned, earlier)
     # The plan contains the request of this window. The requests that started the DAG run are left out of the report.

@@ -99,6 +99,8 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
     drawn = f"a sample of {limit:,} of " if limit is not None and limit < len(rows.labels) else ""
     context.progress(f"Fitting {judged.ref} again on {drawn}{among} of {dataset.manifest.name}.")
     name = f"{judged.spec.trainer.label} (refit)"
+    # The finished run would be shown as running again.
+    context.require_unfinished()
     with run_for(client, context.store, judged.experiment, context.key, name, tags) as run_id:
         version = of_run(client, verdict.model, run_id)
         if version is None:
@@ -211,6 +213,7 @@ def _fit(
         else f"The refit on {refit.fitted_to} failed its checks: {' '.join(failed)}"
     )
     refit = refit.model_copy(update={"reason": reason})
+    context.require_unfinished()
     with registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
         record.log_run(client, run_id, judged.spec, dataset, stored, fitted.train, None)
         client.log_dict(run_id, refit.model_dump(mode="json"), CHECKS_FILE)

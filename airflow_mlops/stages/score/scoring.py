@@ -174,7 +174,6 @@ class Scoring:
         return sum(rows.num_rows for number in range(shard) for rows in self._batches([column], number, count))
 
     def _commit(self, writer: DatasetWriter, details: dict[str, Any], seconds: float) -> Manifest:
-        self.context.require_unfinished()
         return writer.commit(
             window=self.window,
             description=f"Predictions of {self.version}",
@@ -188,6 +187,7 @@ class Scoring:
             parents=[dataset.ref for dataset in self.datasets],
             details=details | coverage(self.datasets),
             provenance=self.context.provenance,
+            check=self.context.require_unfinished,
             slots=[self._slot],
         )[0]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops import __version__
 from airflow_mlops.core import imports
+from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.temporary import temporary_folder
 from airflow_mlops.core.windows import Window
@@ -144,6 +145,15 @@ def log_run(
         profile=json.dumps({"num_rows": manifest.rows, **dataset.ref.parts}),
     )
     _insist(lambda: client.log_inputs(run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])]))
+
+
+def log_metrics(client: MlflowClient, run_id: str, contract: ModelContract) -> None:
+    """Log the metrics of a registered version to its MLflow run again."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = {**contract.metrics, **parity.metrics(contract)}
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
 
 
 def _parameters(

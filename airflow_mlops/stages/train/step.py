@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.core.contract import Task, TrainingSample
+from airflow_mlops.core.contract import ModelContract, Task, TrainingSample
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.numbers import rounded
@@ -81,6 +81,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     spec = warm_start.resolved(spec, client, context)
     name = spec.trainer.label
     experiment = spec.mlflow.experiment or spec.model
+    # The finished run would be shown as running again.
+    context.require_unfinished()
     with run_for(
         client,
         context.store,
@@ -96,7 +98,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
             context.progress(
                 f"An earlier try of this task has already registered {candidate}. The model is not trained again."
             )
-            metrics, sample = _recorded(client, candidate)
+            contract = _contract(client, candidate)
+            metrics, sample = dict(contract.metrics), contract.training_sample
     candidates.trained(context.store, candidate, context.provenance.dag_id)
     unseen = unseen_classes(train, test)
     only = f" {_count(unseen, test)} have a class that {TRAIN!r} lacks and count as errors." if unseen else ""
@@ -133,13 +136,12 @@ def _import_early(spec: TrainSpec) -> None:
             importlib.import_module("scipy.special")
 
 
-def _recorded(client: MlflowClient, candidate: ModelVersionRef) -> tuple[dict[str, float], TrainingSample | None]:
-    """Read the metrics and the training sample of a version from its contract.
+def _contract(client: MlflowClient, candidate: ModelVersionRef) -> ModelContract:
+    """Read the contract of a version, with its metrics and its training sample.
 
     The run is not read, because another try may have logged other metrics to it in the meantime.
     """
-    contract = OnnxModel.load(download(client, candidate)).contract
-    return dict(contract.metrics), contract.training_sample
+    return OnnxModel.load(download(client, candidate)).contract
 
 
 def _shown(task: Task, metrics: Mapping[str, float]) -> list[str]:
@@ -224,6 +226,7 @@ def _train_and_register(
     training = warm_start.started(logged_run(context, dataset, client, run_id), spec, client, context)
     fitted = fit_candidate(spec, context, dataset, train, test, training)
     train = fitted.train
+    context.require_unfinished()
     name, identity = fitted.model.name, record.identity(spec, fitted)
     existing = identical(client, spec.model, identity)
     if existing is not None:
@@ -261,4 +264,8 @@ def _train_and_register(
     if model_id_of(client, candidate) == model_id:
         return candidate, fitted.metrics, fitted.contract.training_sample
     context.progress(f"Another try of this task has registered {candidate} in the meantime.")
-    return candidate, *_recorded(client, candidate)
+    contract = _contract(client, candidate)
+    with registry_errors(f"The metrics of {candidate} cannot be logged to MLflow"):
+        # This try may have logged its own metrics after those of the other try.
+        record.log_metrics(client, run_id, contract)
+    return candidate, dict(contract.metrics), contract.training_sample

@@ -124,7 +124,6 @@ def _write(
             details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
         content.write(writer, parts)
         details |= checked()
-        context.require_unfinished()
         manifest, _ = writer.commit(
             window=window_of(datasets),
             owner=spec.owner,
@@ -133,6 +132,7 @@ def _write(
             parents=[dataset.ref for dataset in datasets],
             details=details,
             provenance=context.provenance,
+            check=context.require_unfinished,
         )
         content.committed(manifest)
     rate = positive_rate(labels, positive) if labels is not None and task == "binary" else None

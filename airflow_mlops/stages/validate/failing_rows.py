@@ -68,6 +68,7 @@ def quarantine(validation: Validation, context: StepContext) -> ValidateResult:
                 "unexpected": {outcome.expectation: outcome.unexpected for outcome in failed},
             },
             provenance=context.provenance,
+            check=context.require_unfinished,
         )
     return ValidateResult(
         success=not failed,

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.fingerprints import fingerprint
-from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.temporary import temporary_folder
-from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest, make_current
 from airflow_mlops.data.quarantine import quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
 from airflow_mlops.stages.context import StepContext
@@ -252,10 +251,14 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         # Monitoring reports how many rows of a window were not scored.
         lost = failed_rows + sum(map(quarantined_rows, validation.datasets))
         valid = _commit(validation, context, valid_writer, details | ({"quarantined": lost} if lost else {}))
+        # Both datasets exist before one of them becomes current. Otherwise, a failed write of the second one would leave
+        # the new rows of one dataset next to the old rows of the other.
+        make_current(context.store, quarantined)
+        make_current(context.store, valid)
     return ValidateResult(
-        dataset=valid,
+        dataset=valid.ref,
         success=not validation.failed,
-        quarantined=quarantined,
+        quarantined=quarantined.ref,
         outcomes=validation.outcomes,
         docs_url=validation.docs_url,
         summary=f"{validation.headline}. Wrote {counted(valid.rows, 'row')} to {valid.name} and quarantined {counted(quarantined.rows, 'row')}"
@@ -263,9 +266,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
     )
 
 
-def _commit(
-    validation: _Validation, context: StepContext, writer: DatasetWriter, details: dict[str, Any]
-) -> DatasetRef:
+def _commit(validation: _Validation, context: StepContext, writer: DatasetWriter, details: dict[str, Any]) -> Manifest:
     manifest = validation.datasets[-1].manifest
     columns = {dataset.time_column for dataset in validation.datasets}
     written, _ = writer.commit(
@@ -277,5 +278,7 @@ def _commit(
         details={**coverage(validation.datasets), **details},
         provenance=context.provenance,
         time_column=columns.pop() if len(columns) == 1 else None,
+        current=False,
+        check=context.require_unfinished,
     )
-    return written.ref
+    return written

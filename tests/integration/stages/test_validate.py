@@ -19,13 +19,18 @@ from airflow_mlops.core.errors import IncompleteWindowError, SchemaError, SpecEr
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
+from airflow_mlops.data.datasets import DatasetWriter, find_datasets, make_current, open_dataset
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview.data import _windows
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.runner import run_call
+from airflow_mlops.stages.validate import step
 from airflow_mlops.stages.validate.cache import inputs
 from airflow_mlops.stages.validate.spec import ValidateSpec
 from airflow_mlops.stages.validate.step import run
+from tests.support.killing import Killed, killed
+from tests.support.overtaking import call_of, suspend
 
 APRIL = Window.model_validate("2013-04")
 
@@ -162,6 +167,61 @@ def test_corrected_data_empties_the_quarantine(context, flights):
     assert result.success
     (present,) = find_datasets(context.store, "flights_quarantine", APRIL)
     assert present.manifest.rows == 0
+
+
+def test_a_validation_that_is_killed_before_both_datasets_exist_changes_none(context, flights, monkeypatch):
+    first = validate(context, flights, NOT_NULL, on_failure="quarantine")
+    with monkeypatch.context() as patch:
+        real = DatasetWriter.commit
+
+        def commit(writer, **fields):
+            return killed() if writer.name == "flights_valid" else real(writer, **fields)
+
+        patch.setattr(DatasetWriter, "commit", commit)
+        with pytest.raises(Killed):
+            validate(context, flights, FAR, NOT_NULL, on_failure="quarantine")
+    for name, ref in (("flights_valid", first.dataset), ("flights_quarantine", first.quarantined)):
+        assert [item.manifest.id for item in find_datasets(context.store, name, APRIL)] == [ref.id]
+
+
+def test_a_validation_that_is_killed_between_both_datasets_leaves_the_number_of_quarantined_rows(
+    context, flights, monkeypatch
+):
+    validate(context, flights, NOT_NULL, on_failure="quarantine")
+    with monkeypatch.context() as patch:
+        made = []
+
+        def make_one_current(store, manifest):
+            killed() if made else made.append(make_current(store, manifest))
+
+        patch.setattr("airflow_mlops.stages.validate.step.make_current", make_one_current)
+        with pytest.raises(Killed):
+            validate(context, flights, FAR, NOT_NULL, on_failure="quarantine")
+
+    (valid,) = _windows(context.store, "flights_valid").windows
+    (quarantined,) = _windows(context.store, "flights_quarantine").windows
+    assert (valid.rows, valid.quarantined, quarantined.rows) == (3, 1, 2)
+    retried = validate(context, flights, FAR, NOT_NULL, on_failure="quarantine")
+    (valid,) = _windows(context.store, "flights_valid").windows
+    assert (valid.id, valid.rows, valid.quarantined) == (retried.dataset.id, 2, 2)
+
+
+def test_a_try_that_continues_after_a_later_validation_keeps_its_datasets(context, flights, monkeypatch):
+    def call(run_id, *expectations):
+        spec = {"dataset": flights.model_dump(mode="json"), "suite": suite(*expectations), "on_failure": "quarantine"}
+        return call_of(context.store, "validate", spec, run_id)
+
+    later = []
+    suspend(
+        monkeypatch,
+        step,
+        "complete",
+        call("r", NOT_NULL),
+        after=lambda: later.append(run_call(call("later", NOT_NULL, FAR))),
+    )
+    for name, field in (("flights_valid", "dataset"), ("flights_quarantine", "quarantined")):
+        assert [item.manifest.id for item in find_datasets(context.store, name, APRIL)] == [later[0][field]["id"]]
+    assert later[0]["quarantined"]["rows"] == 2
 
 
 def test_failing_rows_within_mostly_are_not_quarantined(context, flights):

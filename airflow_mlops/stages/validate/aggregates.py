@@ -66,15 +66,19 @@ def with_same_aggregate(expectation: Any, rows: Selected, facts: Mapping[str, Co
     return pd.Series(moments.values_for(kind), dtype=object if empty.dtype == object else None).to_frame(column)
 
 
-def with_exact_sum(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows whose sum pandas computes exactly. In pandas, the sum of 64-bit integers can overflow.
+def with_exact_integers(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose minimum, maximum or sum Great Expectations computes and compares exactly.
+
+    Great Expectations stores bounds as doubles. NumPy rounds an integer beyond 2**53 when it compares the integer with a
+    double, and the sum of 64-bit integers can overflow in pandas. Python integers have neither limit.
 
     :param expectation: an expectation about the rows, of any type
     :param frame: the rows
-    :return: if the expectation is about a sum that may overflow, a shallow copy of the rows, in which the column of the
-        expectation has Python integers. Otherwise ``frame`` itself
+    :return: if the expectation is about the minimum, maximum or sum of integers, which may be beyond 2**53, a shallow copy
+        of the rows, in which the column of the expectation has Python integers. Otherwise ``frame`` itself
     """
-    if expectation.expectation_type != _SUM:
+    kind = expectation.expectation_type
+    if kind != _SUM and kind not in _EXTREMES:
         return frame
     # Great Expectations ignores the letter case of column names.
     for name in (name for name in frame.columns if name.casefold() == str(expectation.column).casefold()):
@@ -82,7 +86,7 @@ def with_exact_sum(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
         if values.dtype.kind not in "iu" or not len(values):
             continue
         largest = max(abs(int(values.min())), abs(int(values.max())))
-        if largest * len(values) >= 2 ** (63 if values.dtype.kind == "i" else 64):
+        if largest * (len(values) if kind == _SUM else 1) > 2**53:
             exact = frame.copy(deep=False)
             exact[name] = frame[name].astype(object)
             return exact

@@ -263,6 +263,34 @@ def test_sums_of_integers_beyond_64_bits_are_exact(batch_rows, context, tmp_path
     assert (found.success, found.statistics["unsuccessful_expectations"]) == (False, 1)
 
 
+@pytest.mark.parametrize("batch_rows", [5, 2])
+def test_extremes_and_sums_beyond_53_bits_are_compared_exactly(batch_rows, context, tmp_path):
+    """NumPy would round the integer to the double with which it is compared."""
+    large = 2**53
+    data = pa.table({
+        "whole": [large + 1, large, large],
+        "gaps": [large + 1, None, large],
+        "unsigned": pa.array([large + 1, large, 1], pa.uint64()),
+        "negative": [-large - 1, None, 0],
+        "added": [large, 1, 0],
+    })  # fmt: skip
+    checks = [
+        *(one("column_max_to_be_between", column=name, max_value=large) for name in ("whole", "gaps", "unsigned")),
+        one("column_min_to_be_between", column="negative", min_value=-large),
+        one("column_sum_to_be_between", column="added", max_value=large),
+        one("column_max_to_be_between", column="whole", max_value=large, row_condition="added == 1", condition_parser="pandas"),
+    ]  # fmt: skip
+    suite = load_suite({"name": "s", "expectations": checks})
+    if batch_rows >= len(data):
+        found = run_suite(suite, data, "rows", tmp_path)
+    else:
+        rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
+        found, _ = run_in_batches(suite, rows, "rows", tmp_path)
+    assert sorted((item.result["observed_value"], item.success) for item in found.results) == [
+        (-large - 1, False), (large, True), *[(large + 1, False)] * 4
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("batch_rows", [2_000, 400])
 def test_data_docs_count_all_unexpected_values_and_give_no_counts_of_a_sample(batch_rows, context, tmp_path):
     """Great Expectations itself counts 200 of them in each batch."""

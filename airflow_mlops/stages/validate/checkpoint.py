@@ -17,7 +17,7 @@ from airflow_mlops.core.isolation import without
 from airflow_mlops.core.secrets import mask
 from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.validate.aggregates import with_exact_integers
+from airflow_mlops.stages.validate.aggregates import with_suitable_integers
 from airflow_mlops.stages.validate.frequencies import count_all
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.pages import index_page, self_contained
@@ -226,7 +226,7 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     identifier, found = session.run(frame)
     # The session has given the expectations their ids.
     for expectation in suite.expectations:
-        if (exact := with_exact_integers(expectation, frame)) is not frame:
+        if (exact := with_suitable_integers(expectation, frame)) is not frame:
             (corrected,) = session.check([expectation], exact)
             found.results = [corrected if _id(result) == expectation.id else result for result in found.results]
     count_passed(found)

@@ -18,7 +18,12 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import batches, step
 from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
-from airflow_mlops.stages.validate.checkpoint import Session, quiet_great_expectations, run_suite
+from airflow_mlops.stages.validate.checkpoint import (
+    Session,
+    exception_message,
+    quiet_great_expectations,
+    run_suite,
+)
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ValidateSpec
 from airflow_mlops.stages.validate.suites import load_suite
@@ -289,6 +294,28 @@ def test_extremes_and_sums_beyond_53_bits_are_compared_exactly(batch_rows, conte
     assert sorted((item.result["observed_value"], item.success) for item in found.results) == [
         (-large - 1, False), (large, True), *[(large + 1, False)] * 4
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_rows", [5, 2])
+def test_integers_with_fewer_than_two_values_have_quantiles_and_z_scores(batch_rows, context, tmp_path):
+    """The expectation about the text makes the columns the type Int64 of pandas, with NA instead of NaN."""
+    data = pa.table({"none": pa.nulls(3, pa.int64()), "one": pa.array([None, 7, None], pa.int64())})
+    checks = [
+        expectation for name in data.column_names for expectation in (
+            one("column_values_to_match_regex", column=name, regex="7"),
+            one("column_quantile_values_to_be_between", column=name, quantile_ranges={"quantiles": [0.5], "value_ranges": [[7, 7]]}),
+            one("column_value_z_scores_to_be_less_than", column=name.upper(), threshold=1, double_sided=True),
+        )
+    ]  # fmt: skip
+    suite = load_suite({"name": "s", "expectations": checks})
+    if batch_rows >= len(data):
+        found = run_suite(suite, data, "rows", tmp_path)
+    else:
+        rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
+        found, _ = run_in_batches(suite, rows, "rows", tmp_path)
+    failed = [item.expectation_config for item in found.results if not item.success]
+    assert [(config.type, config.kwargs["column"]) for config in failed] == [(checks[1]["type"], "none")]
+    assert not any(map(exception_message, found.results))
 
 
 @pytest.mark.parametrize("batch_rows", [2_000, 400])

@@ -318,6 +318,17 @@ def test_integers_with_fewer_than_two_values_have_quantiles_and_z_scores(batch_r
     assert not any(map(exception_message, found.results))
 
 
+def test_several_expectations_about_quantiles_of_a_column_have_their_own_quantiles(context, tmp_path):
+    checks = [
+        one("column_quantile_values_to_be_between", column="x", quantile_ranges={"quantiles": [n / 10], "value_ranges": [[n, n]]})
+        for n in (5, 0, 10)
+    ]  # fmt: skip
+    found = run_suite(load_suite({"name": "s", "expectations": checks}), pa.table({"x": range(11)}), "rows", tmp_path)
+    values = [item.result["observed_value"] for item in found.results]
+    assert values == [{"quantiles": [n / 10], "values": [n]} for n in (5, 0, 10)]
+    assert found.success
+
+
 @pytest.mark.parametrize("batch_rows", [2_000, 400])
 def test_data_docs_count_all_unexpected_values_and_give_no_counts_of_a_sample(batch_rows, context, tmp_path):
     """Great Expectations itself counts 200 of them in each batch."""

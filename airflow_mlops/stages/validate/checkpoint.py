@@ -228,6 +228,9 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     for expectation in suite.expectations:
         if (exact := with_suitable_integers(expectation, frame)) is not frame:
             (corrected,) = session.check([expectation], exact)
+            if was_not_computed(corrected):
+                # The condition computes with the column, which pandas does not support for Python integers.
+                continue
             found.results = [corrected if _id(result) == expectation.id else result for result in found.results]
     count_passed(found)
     for result in found.results:

@@ -283,7 +283,10 @@ def test_extremes_and_sums_beyond_53_bits_are_compared_exactly(batch_rows, conte
         *(one("column_max_to_be_between", column=name, max_value=large) for name in ("whole", "gaps", "unsigned")),
         one("column_min_to_be_between", column="negative", min_value=-large),
         one("column_sum_to_be_between", column="added", max_value=large),
-        one("column_max_to_be_between", column="whole", max_value=large, row_condition="added == 1", condition_parser="pandas"),
+        *(
+            one("column_max_to_be_between", column="whole", max_value=limit, row_condition=condition, condition_parser="pandas")
+            for limit, condition in ((large, "added == 1"), (2 * large, "whole / 2 > 1"))
+        ),
     ]  # fmt: skip
     suite = load_suite({"name": "s", "expectations": checks})
     if batch_rows >= len(data):
@@ -292,7 +295,7 @@ def test_extremes_and_sums_beyond_53_bits_are_compared_exactly(batch_rows, conte
         rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
         found, _ = run_in_batches(suite, rows, "rows", tmp_path)
     assert sorted((item.result["observed_value"], item.success) for item in found.results) == [
-        (-large - 1, False), (large, True), *[(large + 1, False)] * 4
+        (-large - 1, False), (large, True), *[(large + 1, False)] * 4, (large + 1, True)
     ]  # fmt: skip
 
 

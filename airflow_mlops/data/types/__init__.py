@@ -30,6 +30,7 @@ from airflow_mlops.data.types.numbers import (
     double_text,
     doubles_of_text,
     exact_decimal,
+    without_final_zeros,
 )
 from airflow_mlops.data.types.schemas import common_schema, concatenated, conformed
 from airflow_mlops.data.types.stored import (
@@ -65,4 +66,5 @@ __all__ = [
     "is_same_kind",
     "one_sentence",
     "stored_type",
+    "without_final_zeros",
 ]

@@ -85,6 +85,9 @@ class Found:
 def _codes(values: pa.Array) -> NDArray[np.int64]:
     """Return an integer code for each label. Equal labels have the same code; null and NaN have the code -1."""
     plain = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    if pa.types.is_floating(plain.type):
+        # Adding 0.0 turns -0.0 into 0.0.
+        plain = pc.add(plain.cast(pa.float64()), 0.0)
     codes = plain.dictionary_encode().indices
     missing = pc.is_null(plain, nan_is_null=True).to_numpy(zero_copy_only=False)
     return np.where(missing, -1, pc.fill_null(codes, 0).to_numpy(zero_copy_only=False).astype(np.int64))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.carried import carried_type
 from airflow_mlops.data.moments import is_text
-from airflow_mlops.data.types import as_doubles, common_type, decimal_text, double_text
+from airflow_mlops.data.types import as_doubles, common_type, decimal_text, double_text, without_final_zeros
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _BOOLEAN = r"^(true|false)$"
@@ -25,7 +25,8 @@ class KeyColumn:
 
     Two keys are equal if their converted values are equal. Two numbers are compared as numbers. A number and a text are
     compared as text. A value that cannot equal any value of the other type becomes null, because null keys match no
-    row. For example, 2.5 becomes null if the other column has integers. The columns may be converted in batches.
+    row. For example, 2.5 becomes null if the other column has integers, and
+    so does the decimal 2**53 + 1 if the other column has doubles. The columns may be converted in batches.
 
     :param key: name of the column
     :param predictions: type of the column in the predictions, a stored type
@@ -172,14 +173,26 @@ def _as_text(column: Any, decimal: bool) -> Any:
     if pa.types.is_floating(column.type):
         column = double_text(_as_doubles(column))
     # Numbers are converted to text, and not text to numbers, because the texts 7 and 007 are different keys.
-    return decimal_text(column) if decimal else pc.cast(column, pa.string())
+    if pa.types.is_decimal(column.type):
+        return decimal_text(column)
+    text = pc.cast(column, pa.string())
+    return without_final_zeros(text) if decimal else text
 
 
 def _as_doubles(column: Any) -> Any:
-    """Convert numbers to doubles. NaN is a missing key and becomes null, as in :func:`_as_integers`."""
-    column = as_doubles(column)
+    """Convert numbers to doubles. NaN is a missing key and becomes null, as in :func:`_as_integers`.
+
+    A decimal equals its nearest double. From 2**53 on, where doubles are whole numbers, it must have the same value.
+    """
+    doubles = as_doubles(column)
+    if pa.types.is_decimal(column.type):
+        large = pc.greater_equal(pc.abs(doubles), 2.0**53)
+        exact = pc.cast(pc.if_else(large, doubles, None), pa.decimal256(76, 0))
+        wide = pa.decimal256(76, max(column.type.scale, 0))
+        rounded = pc.and_kleene(large, pc.not_equal(pc.cast(exact, wide), pc.cast(column, wide)))
+        return pc.if_else(rounded, None, doubles)
     # Adding 0.0 turns -0.0 into 0.0.
-    return pc.add(pc.if_else(pc.is_nan(column), None, column), 0.0)
+    return pc.add(pc.if_else(pc.is_nan(doubles), None, doubles), 0.0)
 
 
 def _as_integers(column: Any, kind: pa.DataType) -> Any:

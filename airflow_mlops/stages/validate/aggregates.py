@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _EXTREMES = {"expect_column_min_to_be_between": "min", "expect_column_max_to_be_between": "max"}
 _SUM = "expect_column_sum_to_be_between"
+# The smallest numbers of values with which the result is not NA.
+_WITH_NA = {"expect_column_value_z_scores_to_be_less_than": 2, "expect_column_quantile_values_to_be_between": 1}
 _MOMENTS = ("expect_column_mean_to_be_between", "expect_column_stdev_to_be_between", _SUM)
 
 
@@ -66,26 +68,38 @@ def with_same_aggregate(expectation: Any, rows: Selected, facts: Mapping[str, Co
     return pd.Series(moments.values_for(kind), dtype=object if empty.dtype == object else None).to_frame(column)
 
 
-def with_exact_sum(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows whose sum pandas computes exactly. In pandas, the sum of 64-bit integers can overflow.
+def with_suitable_integers(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose integers have a type with which Great Expectations computes an expectation correctly.
+
+    Great Expectations stores bounds as doubles. NumPy rounds an integer beyond 2**53 when it compares the integer with a
+    double, and the sum of 64-bit integers can overflow in pandas. For a minimum, a maximum or a sum that may be beyond
+    2**53, the column therefore gets Python integers.
+
+    The standard deviation of fewer than two values of the type ``Int64``, and a quantile of no values, is ``NA``, which
+    Great Expectations cannot compare. For z-scores and quantiles, the column then gets doubles.
 
     :param expectation: an expectation about the rows, of any type
     :param frame: the rows
-    :return: if the expectation is about a sum that may overflow, a shallow copy of the rows, in which the column of the
-        expectation has Python integers. Otherwise ``frame`` itself
+    :return: a shallow copy of the rows with another type of the column of the expectation, or ``frame`` itself
     """
-    if expectation.expectation_type != _SUM:
+    kind = expectation.expectation_type
+    if kind not in (_SUM, *_EXTREMES, *_WITH_NA):
         return frame
     # Great Expectations ignores the letter case of column names.
     for name in (name for name in frame.columns if name.casefold() == str(expectation.column).casefold()):
         values = frame[name].dropna()
-        if values.dtype.kind not in "iu" or not len(values):
+        if values.dtype.kind not in "iu":
             continue
-        largest = max(abs(int(values.min())), abs(int(values.max())))
-        if largest * len(values) >= 2 ** (63 if values.dtype.kind == "i" else 64):
-            exact = frame.copy(deep=False)
-            exact[name] = frame[name].astype(object)
-            return exact
+        wanted: type | None = None
+        if kind in _WITH_NA:
+            wanted = float if len(values) < _WITH_NA[kind] else None
+        elif len(values):
+            largest = max(abs(int(values.min())), abs(int(values.max())))
+            wanted = object if largest * (len(values) if kind == _SUM else 1) > 2**53 else None
+        if wanted is not None:
+            changed = frame.copy(deep=False)
+            changed[name] = frame[name].astype(wanted)
+            return changed
     return frame
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.stages.validate import sent_expectations, single_rows, whole_table
-from airflow_mlops.stages.validate.aggregates import with_exact_sum
+from airflow_mlops.stages.validate.aggregates import with_suitable_integers
 from airflow_mlops.stages.validate.checkpoint import Session, count_passed
 from airflow_mlops.stages.validate.conditions import has_condition, row_condition
 from airflow_mlops.stages.validate.frequencies import count_all, values_of
@@ -213,4 +213,4 @@ def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.D
     # The condition of an expectation on its rows may name any column.
     if not columns or has_condition(expectation) or not {*columns} <= {*rows.schema.names}:
         columns = None
-    return with_exact_sum(expectation, frame_of(rows.table(columns), facts))
+    return with_suitable_integers(expectation, frame_of(rows.table(columns), facts))

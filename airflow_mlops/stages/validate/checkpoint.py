@@ -17,7 +17,7 @@ from airflow_mlops.core.isolation import without
 from airflow_mlops.core.secrets import mask
 from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.validate.aggregates import with_exact_sum
+from airflow_mlops.stages.validate.aggregates import with_suitable_integers
 from airflow_mlops.stages.validate.frequencies import count_all
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.pages import index_page, self_contained
@@ -86,7 +86,7 @@ class Session:
             ProgressBarsConfig,
         )
 
-        _make_quantiles_storable()
+        _repair_quantiles()
         self._name, self._suite_name = name, suite.name
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
         index = {"class_name": "DefaultSiteIndexBuilder"}
@@ -226,8 +226,11 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     identifier, found = session.run(frame)
     # The session has given the expectations their ids.
     for expectation in suite.expectations:
-        if (exact := with_exact_sum(expectation, frame)) is not frame:
+        if (exact := with_suitable_integers(expectation, frame)) is not frame:
             (corrected,) = session.check([expectation], exact)
+            if was_not_computed(corrected):
+                # The condition computes with the column, which pandas does not support for Python integers.
+                continue
             found.results = [corrected if _id(result) == expectation.id else result for result in found.results]
     count_passed(found)
     for result in found.results:
@@ -254,18 +257,29 @@ def count_passed(found: ExpectationSuiteValidationResult) -> None:
     }
 
 
-def _make_quantiles_storable() -> None:
-    """Make the results of the expectation about quantiles storable.
+def _repair_quantiles() -> None:
+    """Repair the expectation about quantiles of Great Expectations 1.24.
 
-    The results contain NumPy booleans, which Great Expectations 1.24 cannot write as JSON.
+    All its expectations about a column get the quantiles of the first one, because the id of the metric is computed
+    without the quantiles. The results contain NumPy booleans, which cannot be written as JSON.
     """
     from great_expectations.expectations.core.expect_column_quantile_values_to_be_between import (
         ExpectColumnQuantileValuesToBeBetween as Quantiles,
     )
+    from great_expectations.validator.metric_configuration import MetricConfiguration
 
-    original = Quantiles._validate
-    if getattr(original, "is_storable", False):
+    original, depend = Quantiles._validate, Quantiles.get_validation_dependencies
+    if getattr(original, "is_repaired", False):
         return
+
+    @functools.wraps(depend)
+    def dependencies(*args: Any, **kwargs: Any) -> Any:
+        found = depend(*args, **kwargs)
+        given = found.metric_configurations["column.quantile_values"]
+        # The id is computed from the arguments at this time.
+        complete = MetricConfiguration(given.metric_name, given.metric_domain_kwargs, given.metric_value_kwargs)
+        found.set_metric_configuration(given.metric_name, complete)
+        return found
 
     @functools.wraps(original)
     def validate(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -274,8 +288,9 @@ def _make_quantiles_storable() -> None:
         details["success_details"] = [bool(item) for item in details["success_details"]]
         return {**found, "success": bool(found["success"])}
 
-    validate.is_storable = True  # type: ignore[attr-defined]
+    validate.is_repaired = True  # type: ignore[attr-defined]
     Quantiles._validate = validate  # type: ignore[method-assign]
+    Quantiles.get_validation_dependencies = dependencies  # type: ignore[method-assign]
 
 
 def publish_data_docs(site: Path, store: ArtifactStore, name: str, identity: str) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.stages.validate import distinct, in_order, quantiles, sent_expectations
-from airflow_mlops.stages.validate.aggregates import can_aggregate, with_same_aggregate
+from airflow_mlops.stages.validate.aggregates import can_aggregate, with_same_aggregate, with_suitable_integers
 from airflow_mlops.stages.validate.checkpoint import Session, was_not_computed
 from airflow_mlops.stages.validate.comparable import can_compare, comparable
 from airflow_mlops.stages.validate.conditions import has_condition, row_condition
@@ -78,7 +78,8 @@ class _Check:
         if kind in _ORDERED and one.column in schema.names:
             return _completed(in_order.merged(rows, one.column, self._validated, with_previous=True))
         if can_aggregate(one, schema):
-            return self._validated(with_same_aggregate(one, rows, rows.facts)), RowNumbers()
+            few = with_same_aggregate(one, rows, rows.facts)
+            return self._validated(with_suitable_integers(one, few)), RowNumbers()
         if kind in _TYPES and one.column in schema.names:
             none = frame_of(schema.empty_table().select([one.column]), rows.facts)
             if none[one.column].dtype == object:

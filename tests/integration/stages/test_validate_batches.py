@@ -264,6 +264,70 @@ def test_sums_of_integers_beyond_64_bits_are_exact(batch_rows, context, tmp_path
     assert (found.success, found.statistics["unsuccessful_expectations"]) == (False, 1)
 
 
+@pytest.mark.parametrize("batch_rows", [5, 2])
+def test_extremes_and_sums_beyond_53_bits_are_compared_exactly(batch_rows, context, tmp_path):
+    """NumPy would round the integer to the double with which it is compared."""
+    large = 2**53
+    data = pa.table({
+        "whole": [large + 1, large, large],
+        "gaps": [large + 1, None, large],
+        "unsigned": pa.array([large + 1, large, 1], pa.uint64()),
+        "negative": [-large - 1, None, 0],
+        "added": [large, 1, 0],
+    })  # fmt: skip
+    checks = [
+        *(one("column_max_to_be_between", column=name, max_value=large) for name in ("whole", "gaps", "unsigned")),
+        one("column_min_to_be_between", column="negative", min_value=-large),
+        one("column_sum_to_be_between", column="added", max_value=large),
+        *(
+            one("column_max_to_be_between", column="whole", max_value=limit, row_condition=condition, condition_parser="pandas")
+            for limit, condition in ((large, "added == 1"), (2 * large, "whole / 2 > 1"))
+        ),
+    ]  # fmt: skip
+    suite = load_suite({"name": "s", "expectations": checks})
+    if batch_rows >= len(data):
+        found = run_suite(suite, data, "rows", tmp_path)
+    else:
+        rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
+        found, _ = run_in_batches(suite, rows, "rows", tmp_path)
+    assert sorted((item.result["observed_value"], item.success) for item in found.results) == [
+        (-large - 1, False), (large, True), *[(large + 1, False)] * 4, (large + 1, True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_rows", [5, 2])
+def test_integers_with_fewer_than_two_values_have_quantiles_and_z_scores(batch_rows, context, tmp_path):
+    """The expectation about the text makes the columns the type Int64 of pandas, with NA instead of NaN."""
+    data = pa.table({"none": pa.nulls(3, pa.int64()), "one": pa.array([None, 7, None], pa.int64())})
+    checks = [
+        expectation for name in data.column_names for expectation in (
+            one("column_values_to_match_regex", column=name, regex="7"),
+            one("column_quantile_values_to_be_between", column=name, quantile_ranges={"quantiles": [0.5], "value_ranges": [[7, 7]]}),
+            one("column_value_z_scores_to_be_less_than", column=name.upper(), threshold=1, double_sided=True),
+        )
+    ]  # fmt: skip
+    suite = load_suite({"name": "s", "expectations": checks})
+    if batch_rows >= len(data):
+        found = run_suite(suite, data, "rows", tmp_path)
+    else:
+        rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
+        found, _ = run_in_batches(suite, rows, "rows", tmp_path)
+    failed = [item.expectation_config for item in found.results if not item.success]
+    assert [(config.type, config.kwargs["column"]) for config in failed] == [(checks[1]["type"], "none")]
+    assert not any(map(exception_message, found.results))
+
+
+def test_several_expectations_about_quantiles_of_a_column_have_their_own_quantiles(context, tmp_path):
+    checks = [
+        one("column_quantile_values_to_be_between", column="x", quantile_ranges={"quantiles": [n / 10], "value_ranges": [[n, n]]})
+        for n in (5, 0, 10)
+    ]  # fmt: skip
+    found = run_suite(load_suite({"name": "s", "expectations": checks}), pa.table({"x": range(11)}), "rows", tmp_path)
+    values = [item.result["observed_value"] for item in found.results]
+    assert values == [{"quantiles": [n / 10], "values": [n]} for n in (5, 0, 10)]
+    assert found.success
+
+
 @pytest.mark.parametrize("batch_rows", [2_000, 400])
 def test_data_docs_count_all_unexpected_values_and_give_no_counts_of_a_sample(batch_rows, context, tmp_path):
     """Great Expectations itself counts 200 of them in each batch."""

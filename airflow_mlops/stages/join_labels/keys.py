@@ -25,8 +25,8 @@ class KeyColumn:
 
     Two keys are equal if their converted values are equal. Two numbers are compared as numbers. A number and a text are
     compared as text. A value that cannot equal any value of the other type becomes null, because null keys match no
-    row. For example, 2.5 becomes null if the other column has integers, and
-    so does the decimal 2**53 + 1 if the other column has doubles. The columns may be converted in batches.
+    row. For example, 2.5 becomes null if the other column has integers, and so does the decimal 2**53 + 1 if the other
+    column has doubles. The columns may be converted in batches.
 
     :param key: name of the column
     :param predictions: type of the column in the predictions, a stored type

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 # Parquet stops building a dictionary at this size in bytes.
 _DICTIONARY_BYTES = 128 << 10
 # Number of values from which the share of distinct values is estimated. Fewer values say too little.
-_SAMPLE, _FEWEST = 8_192, 1_024
+_SAMPLE, _FEWEST = 4_096, 1_024
 _MOSTLY_DISTINCT = 0.9
 
 

@@ -62,6 +62,8 @@ class DatasetWriter:
         self._open: dict[str, tuple[str, HashingFile, pq.ParquetWriter, ExitStack]] = {}
         self._rows: dict[str, int] = {}
         self._contents: dict[str, ContentHash] = {}
+        # Determined by the first rows of the first file.
+        self._options: dict[str, Any] | None = None
         self._schema: pa.Schema | None = None
         self._columns: list[ColumnEntry] = []
         self._included: list[FileEntry] = []
@@ -118,11 +120,13 @@ class DatasetWriter:
         from airflow_mlops.data.datasets.content import ContentHash
         from airflow_mlops.data.encoding import parquet_options
 
+        if self._options is None:
+            self._options = parquet_options(data)
         key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
         files = ExitStack()
         file = files.enter_context(self.store.create(key))
         try:
-            writer = pq.ParquetWriter(file, self._schema, **parquet_options(data))
+            writer = pq.ParquetWriter(file, self._schema, **self._options)
         except BaseException:
             # The store may be too full for the first bytes, so the file is not one of the open files yet.
             files.__exit__(*sys.exc_info())

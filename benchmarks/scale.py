@@ -40,7 +40,8 @@ STAGES = {
 NUMBERS = [f"x{n}" for n in range(13)]
 TEXTS = {"carrier": 16, "origin": 3, "dest": 105, "tail": 4_000, "note": 50_000}
 COLUMNS = ["id", *NUMBERS, *TEXTS, "at"]
-CHUNK, TRAINING_ROWS = 250_000, 20_000
+# Operators write batches of 65,536 rows.
+CHUNK, BATCH, TRAINING_ROWS = 262_144, 65_536, 20_000
 APRIL, MONTH_MICROS = 1_364_774_400_000_000, 30 * 86_400_000_000
 KEYS = 5_000
 MODEL = "scale"
@@ -228,7 +229,7 @@ def prepare(folder: Path, rows: int, stages: list[str]) -> None:
     def write(name: str, tables: Iterator[Any], window: Window | None = april, **details: Any) -> Any:
         with DatasetWriter(store, name) as writer:
             for table in tables:
-                for batch in table.combine_chunks().to_batches():
+                for batch in table.combine_chunks().to_batches(max_chunksize=BATCH):
                     writer.write(batch)
             return writer.commit(
                 window=window, details={"keys": ["id"], "timestamp": "at", **details}, time_column="at"

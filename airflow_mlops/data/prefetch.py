@@ -1,4 +1,4 @@
-"""Reads Arrow batches ahead in a thread, so that a signal ends the wait for a slow query."""
+"""Work in threads that a signal can end: reading ahead, slow queries, and several tasks at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -124,6 +125,32 @@ def alongside(work: Callable[[], Result], cancel: Callable[[], object] | None = 
             worker.join(_CANCELLED_END)
         elif not done.is_set() and worker.is_alive():
             _end(worker, cancel)
+
+
+def run_in_order(tasks: Iterable[Callable[[], Result]], workers: int, stop: Callable[[], object]) -> Iterator[Result]:
+    """Run tasks in threads. Yield their results in the order of the tasks.
+
+    One more task than ``workers`` is taken ahead. The first error of a task, in the order of the tasks, is raised after
+    the running tasks have ended.
+
+    :param workers: number of tasks that run at the same time
+    :param stop: function that lets the running tasks end soon, with an error. It is called if an error occurred, also in
+        ``tasks``, or if the iteration ends early
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, "mlops-work") as pool:
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(contextvars.copy_context().run, task))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BaseException:
+            stop()
+            for future in waiting:
+                future.cancel()
+            raise
 
 
 class _BoundedQueue(Generic[Batch]):

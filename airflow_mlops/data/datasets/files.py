@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetPurgedError
@@ -33,6 +34,7 @@ class Files:
         self._store = store
         self._manifest = manifest
         self._verified: set[str] = set()
+        self._lock = Lock()
 
     def verify(self, file: FileEntry) -> None:
         """Check that the content of a file has the SHA-256 that the manifest lists, unless it was checked before.
@@ -40,9 +42,11 @@ class Files:
         :raises DatasetCorruptError: the file does not exist or was changed
         :raises DatasetPurgedError: the files were deleted by a purge of old predictions
         """
-        if file.path not in self._verified:
-            with self._required(file):
-                self._check(file, self._store.sha256(file.path))
+        # Threads that read the same file must not hash it twice.
+        with self._lock:
+            if file.path not in self._verified:
+                with self._required(file):
+                    self._check(file, self._store.sha256(file.path))
 
     @contextmanager
     def _required(self, file: FileEntry) -> Iterator[None]:

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from concurrent.futures import CancelledError
 from datetime import datetime, timezone
 from functools import partial
+from threading import Event, Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.cpus import available_cpus
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.catalog import open_dataset, read_manifest
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key
 from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window, slot_id
-from airflow_mlops.data.prefetch import alongside
-from airflow_mlops.data.store import ArtifactStore, HashingFile, pauses
+from airflow_mlops.data.prefetch import run_in_order
+from airflow_mlops.data.store import ArtifactStore, pauses
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from airflow_mlops.data.datasets.content import ContentHash
+    from airflow_mlops.data.datasets.data_file import DataFile
 
 DATA = "data"
-ROW_GROUP_ROWS = 131_072
+# More files at once need more memory.
+_FILES_AT_ONCE = 2
 
 
 class WrittenFiles(Model):
@@ -59,11 +60,10 @@ class DatasetWriter:
         self.store = store
         self.name = name
         self._folder = "/".join(filter(None, [f"datasets/{name}/files", folder]))
-        self._open: dict[str, tuple[str, HashingFile, pq.ParquetWriter, ExitStack]] = {}
-        self._rows: dict[str, int] = {}
-        self._contents: dict[str, ContentHash] = {}
+        self._open: dict[str, DataFile] = {}
         # Determined by the first rows of the first file.
         self._options: dict[str, Any] | None = None
+        self._lock, self._stopped = Lock(), Event()
         self._schema: pa.Schema | None = None
         self._columns: list[ColumnEntry] = []
         self._included: list[FileEntry] = []
@@ -76,15 +76,8 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, _, writer, files in self._open.values():
-            try:
-                if not self._committed:
-                    writer.close()
-            except Exception:  # noqa: BLE001, S110 - the file is discarded, so its footer does not matter
-                pass
-            finally:
-                # On an error the store deletes the temporary file.
-                files.__exit__(RuntimeError, RuntimeError("abandoned"), None)
+        for file in self._open.values():
+            file.discard()
         if not self._committed:
             for key in self._written:
                 self.store.delete(key)
@@ -96,44 +89,68 @@ class DatasetWriter:
         :param part: name of the split part: ``train`` or ``test``, or ``data`` (default) if the dataset is not split
         :raises SchemaError: columns or types differ from those of the rows that were written earlier
         """
-        import pyarrow as pa
-
-        if self._schema is None:
-            self._schema = data.schema.remove_metadata()
-            self._columns = [ColumnEntry(name=field.name, type=str(field.type)) for field in self._schema]
-        elif not data.schema.equals(self._schema):
-            raise self._differ(schema_difference(self._schema, data.schema))
         if part not in self._open:
-            self._start(part, data)
-        writer = self._open[part][2]
-        with alongside(partial(self._contents[part].update, data)) as hashed:
-            if isinstance(data, pa.Table):
-                writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
-            else:
-                writer.write_batch(data, row_group_size=ROW_GROUP_ROWS)
-            hashed()
-        self._rows[part] += data.num_rows
+            self._open[part] = self._new_file(part, data)
+        else:
+            self._check(data)
+        self._open[part].write(data)
 
-    def _start(self, part: str, data: pa.RecordBatch | pa.Table) -> None:
-        import pyarrow.parquet as pq
+    def write_files(self, files: Iterable[tuple[str, Iterable[pa.RecordBatch | pa.Table]]]) -> None:
+        """Write complete files, two at the same time if there are several CPUs. Parquet encodes a file in one thread.
 
-        from airflow_mlops.data.datasets.content import ContentHash
+        :param files: split part and rows of each file, in order. The rows are iterated over in another thread. A file
+            without a batch is not written
+        :raises SchemaError: columns or types differ between rows
+        """
+        self.end_files()
+        tasks = (partial(self._write_file, part, rows) for part, rows in files)
+        entries = run_in_order(tasks, min(_FILES_AT_ONCE, available_cpus()), self._stopped.set)
+        self._included += (entry for entry in entries if entry is not None)
+
+    def _write_file(self, part: str, rows: Iterable[pa.RecordBatch | pa.Table]) -> FileEntry | None:
+        file: DataFile | None = None
+        try:
+            for data in rows:
+                if self._stopped.is_set():
+                    raise CancelledError
+                if file is None:
+                    file = self._new_file(part, data)
+                else:
+                    self._check(data)
+                file.write(data)
+            if file is None:
+                return None
+            entry = file.close()
+            self._written.append(file.key)
+            return entry
+        except BaseException:
+            if file is not None:
+                file.discard()
+            raise
+
+    def _check(self, data: pa.RecordBatch | pa.Table) -> None:
+        """Check that the rows have the columns of the first rows of the dataset."""
+        with self._lock:
+            if self._schema is None:
+                self._schema = data.schema.remove_metadata()
+                self._columns = [ColumnEntry(name=field.name, type=str(field.type)) for field in self._schema]
+            elif not data.schema.equals(self._schema):
+                raise self._differ(schema_difference(self._schema, data.schema))
+
+    def _new_file(self, part: str, data: pa.RecordBatch | pa.Table) -> DataFile:
+        """Begin a file.
+
+        :param data: first rows of the file
+        """
+        # Arrow is imported here. Most look-ups of datasets write no rows, and take less time than this import.
+        from airflow_mlops.data.datasets.data_file import DataFile
         from airflow_mlops.data.encoding import parquet_options
 
-        if self._options is None:
-            self._options = parquet_options(data)
-        key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
-        files = ExitStack()
-        file = files.enter_context(self.store.create(key))
-        try:
-            writer = pq.ParquetWriter(file, self._schema, **self._options)
-        except BaseException:
-            # The store may be too full for the first bytes, so the file is not one of the open files yet.
-            files.__exit__(*sys.exc_info())
-            raise
-        self._open[part] = (key, file, writer, files)
-        self._rows[part] = 0
-        self._contents[part] = ContentHash(self._schema)
+        self._check(data)
+        with self._lock:
+            if self._options is None:
+                self._options = parquet_options(data)
+        return DataFile(self.store, f"{self._folder}/{uuid.uuid4().hex}.parquet", part, self._schema, self._options)
 
     def end_files(self) -> None:
         """Complete the files of all split parts. Rows that are written later begin new files."""
@@ -236,18 +253,9 @@ class DatasetWriter:
 
     def _close_files(self) -> list[FileEntry]:
         entries = []
-        for part, (key, file, writer, files) in self._open.items():
-            writer.close()
-            files.close()
-            self._written.append(key)
-            entry = FileEntry(
-                path=key,
-                part=part,
-                rows=self._rows[part],
-                bytes=file.bytes,
-                sha256=file.sha256,
-                content=self._contents[part].hexdigest(),
-            )
+        for file in self._open.values():
+            entry = file.close()
+            self._written.append(file.key)
             entries.append(entry)
         self._open = {}
         return entries

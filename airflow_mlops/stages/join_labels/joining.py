@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,10 +12,9 @@ import pyarrow as pa
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data import relational, row_spans
 from airflow_mlops.data.columns import LABEL, LABEL_AT
-from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.moments import UTC
 from airflow_mlops.data.predictions.privacy import Pseudonymizer
-from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.stages.join_labels.counts import Counts, count
 from airflow_mlops.stages.join_labels.lookup import Tally, look_up
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 # single pass.
 FILE_ROWS = 262_144
 # With this limit for DuckDB, a join needs less than 1 GB, including libraries and the rows that are read and written.
-_MEMORY = 500_000_000
+_MEMORY = 400_000_000
 
 
 def _connect() -> AbstractContextManager[DuckDBPyConnection]:
@@ -80,54 +79,57 @@ class Join:
         with (
             self.connect() as connection,
             closing(look_up(connection, keys, labels, tally)) as found,
-            closing(self._files(pieces, found, _empty(labels), shard)) as files,
         ):
-            for file in files:
-                for batch in file:
-                    if not tally.contradicted:
-                        writer.write(batch)
-                writer.end_files()
+            writer.write_files(self._files(pieces, found, _empty(labels), shard, tally))
             return count(connection, keys, labels, tally, self.hashed)
 
     def _files(
-        self, pieces: list[list[tuple[Dataset, range]]], found: Iterator[pa.Table], empty: pa.Table, shard: int
-    ) -> Generator[Iterator[pa.RecordBatch], None, None]:
-        """Yield the batches of each file: the predictions with their labels.
+        self,
+        pieces: list[list[tuple[Dataset, range]]],
+        found: Iterator[pa.Table],
+        empty: pa.Table,
+        shard: int,
+        tally: Tally,
+    ) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+        """Yield the split part and the rows of each file: the predictions with their labels.
 
         :param found: the columns of the labels, for consecutive predictions
         :param empty: the same columns without rows
+        :param tally: counters of the labels in ``found``. After a contradiction, no more files are written
         """
         # The labels replace a column of weights in the predictions.
         replaced = self.spec.sample_weight
         what = f"The windows of dataset {self.predictions[0].manifest.name!r}"
         fields = ([field for field in dataset.schema if field.name != replaced] for dataset in self.predictions)
         schema = common_schema(map(pa.schema, fields), what, "Score the windows again.")
-        none = _append(pa.RecordBatch.from_pylist([], schema=schema), empty)
-        rest, rows = empty, 0
 
-        def read(piece: list[tuple[Dataset, range]]) -> Iterator[pa.RecordBatch]:
+        def with_labels(piece: list[tuple[Dataset, range]], labels: pa.Table) -> Iterator[pa.RecordBatch]:
             for dataset, span in piece:
                 names = [name for name in dataset.schema.names if name != replaced]
                 for batch in dataset.batches(columns=names, span=span):
                     if batch.num_rows:
-                        yield conformed(batch, schema, what)
+                        own, labels = labels.slice(0, batch.num_rows), labels.slice(batch.num_rows)
+                        yield _append(conformed(batch, schema, what), own)
 
-        def with_labels(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            nonlocal rest, rows
-            for batch in batches:
-                while rest.num_rows < batch.num_rows:
-                    rest = pa.concat_tables([rest, next(found)])
-                yield _append(batch, rest.slice(0, batch.num_rows).combine_chunks())
-                rest = rest.slice(batch.num_rows)
-                rows += batch.num_rows
-
+        whole = [dataset for dataset in self.predictions if dataset.rows == dataset.manifest.rows]
+        rest, total = empty, 0
         for piece in pieces:
-            with prefetch(read(piece)) as batches:
-                yield with_labels(batches)
+            rows = sum(len(span) if dataset in whole else _count(dataset, span) for dataset, span in piece)
+            while rest.num_rows < rows:
+                rest = pa.concat_tables([rest, next(found)])
+            if not tally.contradicted:
+                yield DATA, with_labels(piece, rest.slice(0, rows))
+            rest = rest.slice(rows)
+            total += rows
         for _ in found:
             raise AssertionError("The join of labels returned more rows than there are predictions.")
-        if not rows and not shard:
-            yield iter([none])
+        if not total and not shard:
+            yield DATA, iter([_append(pa.RecordBatch.from_pylist([], schema=schema), empty)])
+
+
+def _count(dataset: Dataset, span: range) -> int:
+    """Count the rows of a dataset that has only some of the rows of its files."""
+    return sum(batch.num_rows for batch in dataset.batches(columns=dataset.schema.names[:1], span=span))
 
 
 def _empty(labels: Labels) -> pa.Table:

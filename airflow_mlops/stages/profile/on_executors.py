@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from airflow_mlops.data import row_spans, sent_datasets
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
+from airflow_mlops.data.datasets.data_file import ROW_GROUP_ROWS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.training_reference import profile_with_errors
 from airflow_mlops.profiles.multivariate import Reconstruction

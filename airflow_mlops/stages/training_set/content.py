@@ -80,9 +80,11 @@ class LocalContent:
 
     def write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
         rows = self.table.select(self.layout.columns)
-        for part, mask in parts.items():
-            for piece in files.pieces(mask):
-                files.write(writer, part, rows, mask.part(piece.start, piece.stop), piece.start)
+        writer.write_files(
+            (part, files.row_groups(rows, mask.part(piece.start, piece.stop), piece.start))
+            for part, mask in parts.items()
+            for piece in files.pieces(mask)
+        )
 
     def committed(self, manifest: Manifest) -> None:
         """Do nothing, because the writer of the dataset deletes files that it does not need."""

@@ -7,12 +7,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from airflow_mlops.data.datasets import DatasetWriter
-from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
-from airflow_mlops.data.prefetch import prefetch
+from airflow_mlops.data.datasets.data_file import ROW_GROUP_ROWS
 from airflow_mlops.data.row_mask import RowMask
 
-FILE_ROWS = 8 * ROW_GROUP_ROWS
+FILE_ROWS = 4 * ROW_GROUP_ROWS
 """Number of rows in a file of a split part; the last file may have fewer. The id of a dataset depends on its files."""
 
 
@@ -34,20 +32,12 @@ def pieces(mask: RowMask) -> Iterator[range]:
         yield _span(mask, start, FILE_ROWS)
 
 
-def write(writer: DatasetWriter, part: str, table: HasRows, mask: RowMask, first: int) -> None:
-    """Write one file of a split part. Row groups are read in a thread while earlier ones are written.
+def row_groups(table: HasRows, mask: RowMask, first: int) -> Iterator[pa.Table]:
+    """Read the rows of one file, one row group at a time.
 
-    :param part: name of the split part
     :param table: the rows of the training set
     :param mask: the rows of the file, among the rows of ``table`` from position ``first`` on
     """
-    with prefetch(_row_groups(table, mask, first)) as groups:
-        for rows in groups:
-            writer.write(rows, part)
-    writer.end_files()
-
-
-def _row_groups(table: HasRows, mask: RowMask, first: int) -> Iterator[pa.Table]:
     for start in range(0, mask.count, ROW_GROUP_ROWS):
         span = _span(mask, start, ROW_GROUP_ROWS)
         found, position = [], span.start

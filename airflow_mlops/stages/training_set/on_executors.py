@@ -138,7 +138,7 @@ def write_part(store: ArtifactStore, arguments: Mapping[str, Any], part: Sequenc
     rows = _stored(store, arguments, arguments["written"]).select(arguments["columns"])
     mask = RowMask.from_bytes(store.read_bytes(key), end - start)
     with DatasetWriter(store, arguments["name"]) as writer:
-        files.write(writer, name, rows, mask, start)
+        writer.write_files([(name, files.row_groups(rows, mask, start))])
         one.add(Piece(written=writer.finish()))
 
 

@@ -26,7 +26,7 @@ from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data import row_spans, sent_datasets, sent_schemas
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
-from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
+from airflow_mlops.data.datasets.data_file import ROW_GROUP_ROWS
 from airflow_mlops.data.row_identity import has_bytes
 from airflow_mlops.data.row_mask import RowMask
 from airflow_mlops.data.spool import Rows, spooled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, StoreError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
+from airflow_mlops.data.datasets import writer as writing
 from airflow_mlops.data.store import ArtifactStore, HashingFile
 
 APRIL, MAY = Window.model_validate("2013-04"), Window.model_validate("2013-05")
@@ -145,3 +147,52 @@ def test_the_id_does_not_depend_on_how_the_files_are_written(store, monkeypatch)
     assert not existed
     assert third.id == first.id
     assert third.files[0].sha256 != first.files[0].sha256
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_files_that_are_written_at_the_same_time_make_the_same_dataset(store, monkeypatch, cpus):
+    monkeypatch.setattr(writing, "available_cpus", lambda: cpus)
+    parts = [("train", 5), ("train", 1), ("train", 4), ("test", 2)]
+    with DatasetWriter(store, "numbers") as writer:
+        for part, value in parts:
+            writer.write(table(value, value + 1), part)
+            writer.end_files()
+        first, _ = writer.commit(window=APRIL)
+    with DatasetWriter(store, "numbers") as writer:
+        writer.write_files((part, iter([table(value), table(value + 1)])) for part, value in parts)
+        second, existed = writer.commit(window=APRIL)
+    assert existed
+    assert second == first
+    assert [(file.part, file.rows) for file in first.files] == [(part, 2) for part, _ in parts]
+    assert len(files(store)) == 4
+
+
+def test_an_error_in_the_rows_of_one_file_leaves_no_file(store, monkeypatch):
+    monkeypatch.setattr(writing, "available_cpus", lambda: 2)
+    failed = threading.Event()
+
+    def endless():
+        while True:
+            yield table(1)
+            failed.wait(5)
+
+    def failing():
+        yield table(2)
+        failed.set()
+        raise RuntimeError("boom")
+
+    def rows():
+        yield "data", iter([table(0)])
+        yield "data", failing()
+        yield "data", endless()
+
+    with pytest.raises(RuntimeError, match="boom"), DatasetWriter(store, "numbers") as writer:
+        writer.write_files(rows())
+    assert files(store) == []
+
+
+def test_files_with_different_columns_are_refused(store):
+    other = pa.table({"a": [1.5], "b": ["x"]})
+    with pytest.raises(SchemaError, match="column 'a'"), DatasetWriter(store, "numbers") as writer:
+        writer.write_files([("data", iter([table(1)])), ("data", iter([table(2), other]))])
+    assert files(store) == []

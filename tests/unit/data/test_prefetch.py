@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.data import prefetch as reading
-from airflow_mlops.data.prefetch import alongside, prefetch
+from airflow_mlops.data.prefetch import alongside, prefetch, run_in_order
 from tests.support.killing import Timeout, timeout_on_alarm
 
 
@@ -133,3 +135,55 @@ def test_work_has_ended_when_its_block_fails():
     with pytest.raises(OSError, match="disk"), alongside(work):
         raise OSError("disk")
     assert ended.is_set()
+
+
+def test_tasks_run_at_the_same_time_and_their_results_have_the_order_of_the_tasks():
+    meeting = threading.Barrier(2, timeout=5)
+
+    def task(number):
+        if number < 2:
+            meeting.wait()
+        return number
+
+    taken = []
+
+    def tasks():
+        for number in range(6):
+            taken.append(number)
+            yield partial(task, number)
+
+    found = run_in_order(tasks(), 2, pytest.fail)
+    assert next(found) == 0
+    assert taken == [0, 1, 2]
+    assert list(found) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("where", ["task", "tasks", "caller"])
+def test_an_error_stops_the_running_tasks(where):
+    started, stopped, ended = threading.Event(), threading.Event(), []
+
+    def long():
+        started.set()
+        assert stopped.wait(5)
+        ended.append(True)
+
+    def fail():
+        assert started.wait(5)
+        raise ZeroDivisionError
+
+    def tasks():
+        yield fail if where == "task" else int
+        yield long
+        if where == "tasks":
+            fail()
+        yield int
+
+    def run():
+        for _ in run_in_order(tasks(), 2, stopped.set):
+            if where == "caller":
+                fail()
+
+    with pytest.raises(ZeroDivisionError):
+        run()
+    gc.collect()
+    assert ended == [True]

@@ -154,7 +154,7 @@ def test_sorts_and_joins_take_a_part_of_a_large_memory_by_default(monkeypatch):
 @pytest.mark.parametrize(
     ("connect", "limit"),
     [
-        (joining.Join.connect, "476.8 MiB"),
+        (joining.Join.connect, "381.4 MiB"),
         (inspect.signature(in_order).parameters["connect"].default, "953.6 MiB"),
         (inspect.signature(point_in_time.join).parameters["connect"].default, "953.6 MiB"),
     ],

@@ -163,6 +163,16 @@ def test_a_window_of_a_longer_dataset_and_the_rows_in_errors_are_as_in_a_single_
     assert messages[0] == messages[1]
 
 
+def test_a_window_without_rows_of_a_longer_dataset_gives_a_dataset_without_rows(store):
+    days, details = ["2013-04-01", "2013-04-30"], {"model": "delays", "model_version": 3}
+    write(store, "predictions", pa.table({"flight": days, "day": days, "score": [0.5] * 2}), APRIL, details)
+    write(store, "flights", pa.table({"flight": days, "y": [1.0] * 2}))
+    some = {"name": "predictions", "window": "2013-04-03/2013-04-24", "time_column": "day"}
+    found = task(store, some)
+    assert (found.rows, found.dataset) == (0, every(store, some, 3).dataset)
+    assert open_dataset(store, found.dataset).table().column_names == ["flight", "day", "score", "label"]
+
+
 def test_all_shards_read_the_labels_that_the_first_shard_selected(store):
     made = in_files(store, APRIL, [["1"] * 12])
     write(store, "flights", pa.table({"flight": ["1"], "y": [1.0]}))

@@ -36,6 +36,14 @@ class Files:
         self._verified: set[str] = set()
         self._lock = Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Trainers send datasets to other processes, and a lock cannot be pickled.
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = Lock()
+
     def verify(self, file: FileEntry) -> None:
         """Check that the content of a file has the SHA-256 that the manifest lists, unless it was checked before.
 

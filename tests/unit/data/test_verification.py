@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from decimal import Decimal
 
@@ -115,3 +118,22 @@ def test_other_bytes_and_missing_files_are_found(store):
     store.delete(manifest.files[0].path)
     with pytest.raises(DatasetCorruptError, match="does not exist"):
         open_dataset(store, manifest.ref).verify()
+
+
+def test_threads_hash_a_file_once_and_a_copy_in_another_process_does_not_hash_it_again(tmp_path, monkeypatch):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    with DatasetWriter(store, "numbers") as writer:
+        writer.write(ROWS)
+        dataset = open_dataset(store, writer.commit()[0].ref)
+    hashed, hash_file = [], ArtifactStore.sha256
+
+    def slow(self, key):
+        hashed.append(key)
+        time.sleep(0.1)
+        return hash_file(self, key)
+
+    monkeypatch.setattr(ArtifactStore, "sha256", slow)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: dataset.verify_bytes(), range(2)))
+    pickle.loads(pickle.dumps(dataset)).verify_bytes()
+    assert len(hashed) == 1

@@ -129,7 +129,7 @@ def test_features_with_the_names_of_columns_of_predictions_pass_through_the_whol
         )
 
     fields = {"columns": list(OURS), "label": "late", "split": {"method": "group", "group": "label"}}
-    built = build(context, write(store, "raw", events(1_500, 0), "2013-03"), **fields)
+    built = build(context, write(store, "raw", events(1_500, 5), "2013-03"), **fields)
     names = [f"event__{name}" for name in OURS]
     assert built.features == names
     trainer = {"estimator": "sklearn.linear_model.LogisticRegression"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
-from airflow_mlops.core.cpus import available_cpus
+from airflow_mlops.core.cpus import wanted_threads
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
@@ -96,7 +96,9 @@ class DatasetWriter:
         self._open[part].write(data)
 
     def write_files(self, files: Iterable[tuple[str, Iterable[pa.RecordBatch | pa.Table]]]) -> None:
-        """Write complete files, two at the same time if there are several CPUs. Parquet encodes a file in one thread.
+        """Write complete files, two at the same time. Parquet encodes a file in one thread.
+
+        With one CPU, or ``OMP_NUM_THREADS=1`` as on Spark's executors, one file is written after the other.
 
         :param files: split part and rows of each file, in order. The rows are iterated over in another thread. A file
             without a batch is not written
@@ -104,7 +106,7 @@ class DatasetWriter:
         """
         self.end_files()
         tasks = (partial(self._write_file, part, rows) for part, rows in files)
-        entries = run_in_order(tasks, min(_FILES_AT_ONCE, available_cpus()), self._stopped.set)
+        entries = run_in_order(tasks, min(_FILES_AT_ONCE, wanted_threads()), self._stopped.set)
         self._included += (entry for entry in entries if entry is not None)
 
     def _write_file(self, part: str, rows: Iterable[pa.RecordBatch | pa.Table]) -> FileEntry | None:

@@ -264,6 +264,15 @@ def test_sums_of_integers_beyond_64_bits_are_exact(batch_rows, context, tmp_path
     assert (found.success, found.statistics["unsuccessful_expectations"]) == (False, 1)
 
 
+def validated(checks, data, batch_rows, context, folder):
+    """Validate rows at once, or in batches if there are more than ``batch_rows`` rows."""
+    suite = load_suite({"name": "s", "expectations": checks})
+    if batch_rows >= len(data):
+        return run_suite(suite, data, "rows", folder)
+    rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
+    return run_in_batches(suite, rows, "rows", folder)[0]
+
+
 @pytest.mark.parametrize("batch_rows", [5, 2])
 def test_extremes_and_sums_beyond_53_bits_are_compared_exactly(batch_rows, context, tmp_path):
     """NumPy would round the integer to the double with which it is compared."""
@@ -284,12 +293,7 @@ def test_extremes_and_sums_beyond_53_bits_are_compared_exactly(batch_rows, conte
             for limit, condition in ((large, "added == 1"), (2 * large, "whole / 2 > 1"))
         ),
     ]  # fmt: skip
-    suite = load_suite({"name": "s", "expectations": checks})
-    if batch_rows >= len(data):
-        found = run_suite(suite, data, "rows", tmp_path)
-    else:
-        rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
-        found, _ = run_in_batches(suite, rows, "rows", tmp_path)
+    found = validated(checks, data, batch_rows, context, tmp_path)
     assert sorted((item.result["observed_value"], item.success) for item in found.results) == [
         (-large - 1, False), (large, True), *[(large + 1, False)] * 4, (large + 1, True)
     ]  # fmt: skip
@@ -306,12 +310,7 @@ def test_integers_with_fewer_than_two_values_have_quantiles_and_z_scores(batch_r
             one("column_value_z_scores_to_be_less_than", column=name.upper(), threshold=1, double_sided=True),
         )
     ]  # fmt: skip
-    suite = load_suite({"name": "s", "expectations": checks})
-    if batch_rows >= len(data):
-        found = run_suite(suite, data, "rows", tmp_path)
-    else:
-        rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
-        found, _ = run_in_batches(suite, rows, "rows", tmp_path)
+    found = validated(checks, data, batch_rows, context, tmp_path)
     failed = [item.expectation_config for item in found.results if not item.success]
     assert [(config.type, config.kwargs["column"]) for config in failed] == [(checks[1]["type"], "none")]
     assert not any(map(exception_message, found.results))

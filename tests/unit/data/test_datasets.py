@@ -151,7 +151,7 @@ def test_the_id_does_not_depend_on_how_the_files_are_written(store, monkeypatch)
 
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_files_that_are_written_at_the_same_time_make_the_same_dataset(store, monkeypatch, cpus):
-    monkeypatch.setattr(writing, "available_cpus", lambda: cpus)
+    monkeypatch.setattr(writing, "wanted_threads", lambda: cpus)
     parts = [("train", 5), ("train", 1), ("train", 4), ("test", 2)]
     with DatasetWriter(store, "numbers") as writer:
         for part, value in parts:
@@ -168,7 +168,7 @@ def test_files_that_are_written_at_the_same_time_make_the_same_dataset(store, mo
 
 
 def test_an_error_in_the_rows_of_one_file_leaves_no_file(store, monkeypatch):
-    monkeypatch.setattr(writing, "available_cpus", lambda: 2)
+    monkeypatch.setattr(writing, "wanted_threads", lambda: 2)
     failed = threading.Event()
 
     def endless():

@@ -38,8 +38,13 @@ class Writing(Location):
 
         :raises StoreError: the store is full or cannot be written
         """
-        with self._create_local(key) if self._local else self._create_remote(key) as file:
-            yield HashingFile(file, lambda error: self._failed("write", key, error), self.traffic)
+        with self._create_local(key) if self._local else self._create_remote(key) as opened:
+            file = HashingFile(opened, lambda error: self._failed("write", key, error), self.traffic)
+            try:
+                yield file
+            except BaseException:
+                file.discard()
+                raise
 
     @contextmanager
     def _create_local(self, key: str) -> Iterator[BinaryIO]:

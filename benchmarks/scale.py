@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from airflow_mlops.core.arrow_memory import use_malloc
+
 STAGES = {
     "validate": "40 expectations, 5% of the rows quarantined; peer: Great Expectations on pandas, without quarantine",
     "training_set": "point-in-time join of two views, split by time, leakage checks; peer: DuckDB's ASOF JOIN alone",
@@ -148,6 +150,8 @@ def measure(way: str, folder: Path) -> None:
     logging.disable(logging.WARNING)
     _use_mlflow(folder)
     stage, _, peer = way.partition("-")
+    if not peer:
+        use_malloc()
     work = (PEERS if peer else WORK)[stage](folder)
     base = peak_mb()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -594,6 +598,7 @@ def time_of_shards(stage: str, folder: Path, cpus: Sequence[int] = ()) -> tuple[
 def run_shards(stage: str, folder: Path, run: str, shards: list[int]) -> None:
     """Run the shards of a DAG run one after the other, as soon as the standard input ends. Print the CPU seconds."""
     logging.disable(logging.WARNING)
+    use_malloc()
     _use_mlflow(folder)
     from airflow_mlops.core.calls import Provenance
     from airflow_mlops.data.store import ArtifactStore

@@ -8,6 +8,7 @@ import os
 from typing import Any, get_type_hints
 
 from airflow_mlops.core import resource_errors
+from airflow_mlops.core.arrow_memory import use_malloc
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Result, StepCall
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
@@ -59,6 +60,7 @@ def run_call(
     # times slower. OpenMP reads this variable when its library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     limit_libraries()
+    use_malloc()
     remove_abandoned()
     try:
         answer, cached = _run(call, store, connection, executors)

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic_core import from_json, to_json
 
+from airflow_mlops.core.arrow_memory import use_malloc
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import ModelVersionRef
@@ -235,7 +236,7 @@ def main() -> None:
     os.nice(_NICE)
     without_pandas()
     # Arrow's own allocator keeps the memory of written batches, about 20 MB.
-    pa.set_memory_pool(pa.system_memory_pool())
+    use_malloc()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.INFO, format="%(levelname)s log: %(message)s")

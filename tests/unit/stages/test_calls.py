@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 
 import pytest
 
@@ -88,9 +89,10 @@ def test_a_call_that_somebody_changed_in_the_store_does_not_run(store, monkeypat
         read_call(store.url, call_key(made))
 
 
-def test_a_step_limits_the_threads_of_libraries_before_it_loads_them(store, monkeypatch):
-    limited = []
-    monkeypatch.setattr(runner, "limit_libraries", lambda: limited.append(True))
+def test_a_step_sets_the_threads_and_the_allocator_of_libraries_before_it_loads_them(store, monkeypatch):
+    called = []
+    for name in ("limit_libraries", "use_malloc"):
+        monkeypatch.setattr(runner, name, partial(called.append, name))
     with pytest.raises(SpecError):
         runner.run_call(call(store))
-    assert limited == [True]
+    assert called == ["limit_libraries", "use_malloc"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
 from threading import Event, Lock
@@ -22,7 +23,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.catalog import open_dataset, read_manifest
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key
 from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window, slot_id
-from airflow_mlops.data.prefetch import run_in_order
+from airflow_mlops.data.prefetch import alongside, run_in_order
 from airflow_mlops.data.store import ArtifactStore, pauses
 
 if TYPE_CHECKING:
@@ -108,6 +109,19 @@ class DatasetWriter:
         tasks = (partial(self._write_file, part, rows) for part, rows in files)
         entries = run_in_order(tasks, min(_FILES_AT_ONCE, wanted_threads()), self._stopped.set)
         self._included += (entry for entry in entries if entry is not None)
+
+    @contextmanager
+    def writing_files(
+        self, files: Iterable[tuple[str, Iterable[pa.RecordBatch | pa.Table]]]
+    ) -> Iterator[Callable[[], None]]:
+        """Write complete files in the background while the block runs, see :meth:`write_files`.
+
+        Writing stops if the block raises an error.
+
+        :return: function that returns when all files are written, and raises the error of writing
+        """
+        with alongside(partial(self.write_files, files), self._stopped.set) as written:
+            yield written
 
     def _write_file(self, part: str, rows: Iterable[pa.RecordBatch | pa.Table]) -> FileEntry | None:
         file: DataFile | None = None

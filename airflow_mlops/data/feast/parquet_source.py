@@ -31,6 +31,8 @@ _MOST_NANOSECONDS = 2**63 - 1
 # Columns that DuckDB adds to the rows of a file.
 _PLACE = ("file_index", "file_row_number", "filename")
 _READ_ROWS = 131_072
+# More than the number of rows in any file.
+_FILE = 2**40
 PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
 """The format of the files. Spark and Hive write times as INT96. In nanoseconds, the year 9999 would not fit into 64 bits."""
 
@@ -72,8 +74,8 @@ class ParquetSource:
         """Build the SQL query for the rows within ``span``.
 
         The columns of the query are the join keys ``k0``, ``k1``, ..., the features ``f0``, ``f1``, ..., the event time
-        ``t`` and the creation time ``created``. Both times are in microseconds since 1970. The last two columns are the
-        number of the file (``file``) and the number of the row in the file (``row``).
+        ``t``, the creation time ``created`` if the source declares such a column, and ``place``, which ascends in the
+        order of file paths and rows. Both times are in microseconds since 1970.
 
         DuckDB reads local files itself. Files that DuckDB and Arrow would read differently are read by Arrow and copied
         into a table of the database.
@@ -150,11 +152,12 @@ class ParquetSource:
     def _scan(self, number: int, span: Span) -> tuple[str, dict[str, Any]]:
         kind = self.dataset.schema.field(self.time).type
         time = quoted(self.time)
-        created = "0"
+        columns = [f"{quoted(column)} AS {alias}" for alias, column in self._values()]
+        columns.append(f"{_micros(time, kind)} AS t")
         if self.created:
             micros = _micros(quoted(self.created), self.dataset.schema.field(self.created).type)
-            created = f"coalesce({micros}, {OLDEST})"
-        columns = [f"{quoted(column)} AS {alias}" for alias, column in self._values()]
+            columns.append(f"coalesce({micros}, {OLDEST}) AS created")
+        columns.append(f"file_index::BIGINT * {_FILE} + file_row_number AS place")
         moment = "make_timestamptz" if getattr(kind, "tz", None) else "make_timestamp"
         conditions = [f"{time} IS NOT NULL"]
         parameters: dict[str, Any] = {f"files_{number}": self.dataset.files}
@@ -163,8 +166,7 @@ class ParquetSource:
                 conditions.append(f"{time} {operator} {moment}(${bound}_{number}::BIGINT)")
                 parameters[f"{bound}_{number}"] = limit
         sql = f"""
-            SELECT {", ".join([*columns, f"{_micros(time, kind)} AS t", f"{created} AS created"])},
-                file_index::BIGINT AS file, file_row_number AS row
+            SELECT {", ".join(columns)}
             FROM read_parquet($files_{number}, hive_partitioning = false)
             WHERE {" AND ".join(conditions)}"""  # noqa: S608 - quoted names; values are parameters
         return sql, parameters
@@ -184,15 +186,15 @@ class ParquetSource:
             rows = np.arange(row, row + batch.num_rows)
             row += batch.num_rows
             time = as_utc(batch[self.time], f"{self.time!r} {where}", round_up=True).cast(pa.int64())
-            created = pa.repeat(pa.scalar(0, pa.int64()), batch.num_rows)
-            if self.created:
-                values = as_utc(batch[self.created], f"{self.created!r} {where}", round_up=True)
-                created = values.cast(pa.int64()).fill_null(OLDEST)
             columns = {alias: decoded(batch[column]) for alias, column in self._values()}
             for number, key in enumerate(self.request.join_keys):
                 if key in self.times_in_keys:
                     columns[f"k{number}"] = as_utc(batch[self.names[key]], f"Join key {key!r} {where}")
-            columns |= {"t": time, "created": created, "file": np.zeros_like(rows), "row": rows}
+            columns["t"] = time
+            if self.created:
+                created = as_utc(batch[self.created], f"{self.created!r} {where}", round_up=True)
+                columns["created"] = created.cast(pa.int64()).fill_null(OLDEST)
+            columns["place"] = rows
             yield pa.RecordBatch.from_pydict(columns).filter(pc.is_valid(time))
 
     def _values(self) -> list[tuple[str, str]]:

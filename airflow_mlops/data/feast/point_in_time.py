@@ -26,7 +26,7 @@ from airflow_mlops.data.spool import Rows
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-# Greater than every creation time, file number and row number.
+# Greater than every creation time, and every place of a row in the files.
 _LAST = 2**63 - 1
 # Year 1, in microseconds since 1970.
 _FIRST_TIME = -62_135_596_800_000_000
@@ -150,8 +150,9 @@ class _Part:
         if self._ttl is not None:
             parameters[f"ttl_{self._number}"] = self._ttl
         same = [f"e.{keys[column]} = {side}.k{i}" for i, column in enumerate(self._source.request.join_keys.values())]
-        # Rows are compared by time and, if their times are equal, by creation time, file number and row number.
-        newest = f"ROW(e.t, {_LAST}, {_LAST}, {_LAST}) >= ROW({side}.t, {side}.created, {side}.file, {side}.row)"
+        # Rows are compared by time and, if their times are equal, by creation time and place in the files.
+        order = ["t", *(["created"] if self._source.created else []), "place"]
+        newest = f"ROW({', '.join(['e.t', *[str(_LAST)] * (len(order) - 1)])}) >= ROW({', '.join(f'{side}.{name}' for name in order)})"
         return f"ASOF LEFT JOIN ({rows}) {side} ON {' AND '.join([*same, newest])}", parameters
 
     def verify(self, found: pa.Table, times: pa.ChunkedArray) -> None:

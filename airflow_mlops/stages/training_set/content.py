@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,10 +49,13 @@ class Content(Protocol):
     def take(self, names: Sequence[str], index: Numbers) -> pa.Table:
         """Read columns of the rows at the positions ``index``, which are in ascending order."""
 
-    def write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
-        """Write the split parts.
+    def writing(
+        self, writer: DatasetWriter, parts: Mapping[str, RowMask]
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Write the split parts, while the block runs or when the returned function is called.
 
         :param parts: the rows of each split part
+        :return: context manager that returns a function, which returns when all files are written
         """
 
     def committed(self, manifest: Manifest) -> None:
@@ -78,9 +81,11 @@ class LocalContent:
     def take(self, names: Sequence[str], index: Numbers) -> pa.Table:
         return self.table.select(names).take(pa.array(index))
 
-    def write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
+    def writing(
+        self, writer: DatasetWriter, parts: Mapping[str, RowMask]
+    ) -> AbstractContextManager[Callable[[], None]]:
         rows = self.table.select(self.layout.columns)
-        writer.write_files(
+        return writer.writing_files(
             (part, files.row_groups(rows, mask.part(piece.start, piece.stop), piece.start))
             for part, mask in parts.items()
             for piece in files.pieces(mask)
@@ -126,5 +131,5 @@ def count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:
     counts = {name: 0 for name in features if pa.types.is_floating(table.schema.field(name).type)}
     for batch in table.select(counts).to_batches():
         for name, values in zip(counts, batch.columns, strict=True):
-            counts[name] += pc.sum(pc.is_inf(values)).as_py() or 0
+            counts[name] += pc.is_inf(values).true_count
     return {name: count for name, count in counts.items() if count}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def refuse(found: Sequence[Newer], features: Sequence[str], rows: int) -> None:
             )
 
 
-def single_feature_check(
+def check_single_features(
     table: pa.Table | Rows,
     features: Sequence[str],
     label: str,
@@ -99,8 +99,8 @@ def single_feature_check(
     limit: float,
     classes: pa.Array | None = None,
     take: Take | None = None,
-) -> Callable[[], dict[str, Any]]:
-    """Read a sample of the rows, on which no single feature may predict the label almost perfectly.
+) -> dict[str, Any]:
+    """Check on a sample of the rows that no single feature predicts the label almost perfectly.
 
     :param table: rows with the label, the ids and, unless ``take`` is set, the features
     :param features: names of the features
@@ -110,9 +110,8 @@ def single_feature_check(
     :param classes: the distinct values of the label; not needed for a regression
     :param take: function that reads features of the rows at given positions, which are in ascending order; by default
         they are read from ``table``
-    :return: function that measures the features. It returns the score of each feature, the measure, the limit and the
-        number of rows, for the manifest. It raises :class:`LeakageError` if the score of a feature is above ``limit``.
-        The message names all such features
+    :return: the score of each feature, the measure, the limit and the number of rows, for the manifest
+    :raises LeakageError: the score of a feature is above ``limit``. The message names all such features
     """
 
     def taken(names: Sequence[str], index: Numbers) -> pa.Table:
@@ -120,16 +119,11 @@ def single_feature_check(
 
     batches = ((batch[label], batch[ids].to_numpy()) for batch in table.select([label, ids]).to_batches())
     rows = sampled(batches, table.num_rows, classes if task != "regression" else None)
-    target, sample = taken([label], rows)[label], (take or taken)(features, np.sort(rows))
-
-    def check() -> dict[str, Any]:
-        found = measured(target, features, task, rows, lambda *_: sample)
-        if above := found.above(limit):
-            raise LeakageError(
-                f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "
-                f"above the limit of {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event. "
-                "Remove the feature or, if it is known at the time of the event, increase `max_single_feature_score`."
-            )
-        return {"measure": found.measure, "limit": limit, "rows": found.rows, "scores": found.scores}
-
-    return check
+    found = measured(taken([label], rows)[label], features, task, rows, take or taken)
+    if above := found.above(limit):
+        raise LeakageError(
+            f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "
+            f"above the limit of {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event. "
+            "Remove the feature or, if it is known at the time of the event, increase `max_single_feature_score`."
+        )
+    return {"measure": found.measure, "limit": limit, "rows": found.rows, "scores": found.scores}

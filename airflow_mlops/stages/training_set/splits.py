@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,18 @@ from airflow_mlops.stages.training_set.spec import RUN_WINDOW, Split
 Numbers = np.ndarray[Any, Any]
 
 _MICROSECOND = timedelta(microseconds=1)
+
+
+class Proof(NamedTuple):
+    """The proof that the split parts have no row in common.
+
+    :param description: description of the split for the manifest: the parameters and, for each split part, the number
+        of rows, the time range and a hash of the row ids
+    :param are_distinct: whether all rows, in split parts or not, have different ids
+    """
+
+    description: dict[str, Any]
+    are_distinct: bool
 
 
 def row_columns(split: Split, identity: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -51,7 +63,7 @@ def divide(
     run_starts: datetime | None = None,
     label: str | None = None,
     memory_limit: str | None = None,
-) -> tuple[dict[str, RowMask], dict[str, Any]]:
+) -> tuple[dict[str, RowMask], Callable[[], Proof]]:
     """Assign each row to the split part ``train`` or ``test``. Rows in the gap between them are in no split part.
 
     Rows with equal ids get the same split part. The rows are read several times, and only a part of them is in memory.
@@ -63,7 +75,9 @@ def divide(
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :param label: name of the label column with classes, if ``split.stratify`` is set
     :param memory_limit: memory that sorting may use, see :func:`airflow_mlops.data.relational.connect_bounded`
-    :return: the rows of each split part, and the description of the split for the manifest
+    :return: the rows of each split part, and a function that proves that the split parts have no row in common. It sorts
+        the ids of all rows, which takes longer than the split itself, and raises :class:`TrainingError` if a row or a
+        group is in both split parts
     :raises TrainingError: a split part or a window of ``test`` would be empty
     """
     rows = _Rows(table, timestamp, ids, memory_limit)
@@ -92,7 +106,7 @@ def divide(
     if split.windows is not None:
         facts["windows"] = _windows(rows, test, split)
     parts = {"train": train, "test": test}
-    return parts, _proof(rows, split, parts, facts)
+    return parts, lambda: _proof(rows, split, parts, facts)
 
 
 class _Rows:
@@ -169,14 +183,16 @@ def _time_cut(rows: _Rows, split: Split, run_starts: datetime | None) -> int:
     """Return the first event time of ``test``."""
     if run_starts is not None and split.test_size == RUN_WINDOW:
         return (run_starts - EPOCH) // _MICROSECOND
-    first, last = rows.span() or (0, 0)
     if isinstance(split.test_size, timedelta):
+        _, last = rows.span() or (0, 0)
         return last - split.test_size // _MICROSECOND + 1
     # Rows with equal times are not separated. The share of held-out rows is as close as possible to test_size.
     total = len(rows)
     ordered = rows.by_time()
     cut = _nearest(ordered, "at", _share(split), lambda places: (total - places) / total)
-    return first if cut is None else cut
+    if cut is None:
+        cut, _ = rows.span() or (0, 0)
+    return cut
 
 
 def _nearest(
@@ -343,10 +359,8 @@ def _windows(rows: _Rows, test: RowMask, split: Split) -> list[dict[str, Any]]:
     ]
 
 
-def _proof(rows: _Rows, split: Split, parts: dict[str, RowMask], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the description of the split for the manifest.
-
-    It contains the parameters and, for each split part, the number of rows, the time range and a hash of the row ids.
+def _proof(rows: _Rows, split: Split, parts: dict[str, RowMask], facts: dict[str, Any]) -> Proof:
+    """Prove that the split parts have no row in common.
 
     :param parts: the rows of each split part
     :param facts: further entries for the description
@@ -357,7 +371,7 @@ def _proof(rows: _Rows, split: Split, parts: dict[str, RowMask], facts: dict[str
         raise TrainingError(
             f"The split put {shared.overlap:,} rows into both `train` and `test`. Report this defect of airflow-mlops."
         )
-    return {
+    description = {
         "method": split.method,
         "test_size": _text(split.test_size),
         "group": split.group,
@@ -369,6 +383,7 @@ def _proof(rows: _Rows, split: Split, parts: dict[str, RowMask], facts: dict[str
         "overlap": shared.overlap,
         **facts,
     }
+    return Proof(description, shared.are_distinct)
 
 
 class _Shared:
@@ -379,15 +394,17 @@ class _Shared:
     :param parts: the rows of each split part
     :ivar distinct: number of distinct values of each split part
     :ivar overlap: number of distinct values in several split parts
+    :ivar are_distinct: whether all rows, in split parts or not, have different values
     :ivar hashes: SHA-256 of the sorted values of each split part
     """
 
     def __init__(self, rows: _Rows, name: str, values: Iterator[Numbers], parts: Mapping[str, RowMask]) -> None:
         hashes = [hashlib.sha256() for _ in parts]
         distinct = [0 for _ in parts]
-        one, each = Runs([name]), Runs([name, "part"])
+        whole, one, each = Runs([name]), Runs([name]), Runs([name, "part"])
         columns = {name: (pa.uint64(), values), "part": (pa.int8(), _numbers(parts, len(rows)))}
         for batch in rows.in_order(columns, [name, "part"]):
+            whole.starts(batch)
             batch = batch.filter(pc.greater_equal(batch.column("part"), 0))
             one.starts(batch)
             starts = each.starts(batch)
@@ -398,6 +415,7 @@ class _Shared:
                 distinct[number] += int((starts & own).sum())
         self.distinct = dict(zip(parts, distinct, strict=True))
         self.overlap = each.count - one.count
+        self.are_distinct = whole.count == len(rows)
         self.hashes = {part: found.hexdigest() for part, found in zip(parts, hashes, strict=True)}
 
 

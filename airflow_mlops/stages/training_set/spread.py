@@ -12,9 +12,10 @@ counts. A retry runs only the parts that no earlier try has finished with the sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
+from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -326,7 +327,12 @@ class SpreadContent:
         schema = pa.schema([self._schema.field(name) for name in arguments["columns"]])
         return self._parts.stored(found, schema).table()
 
-    def write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
+    @contextmanager
+    def writing(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> Iterator[Callable[[], None]]:
+        # Executors are not asked for two things at once.
+        yield partial(self._write, writer, parts)
+
+    def _write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:
         found = [(part, piece) for part, mask in parts.items() for piece in files.pieces(mask)]
         masks = (parts[part].part(piece.start, piece.stop) for part, piece in found)
         written = [piece.written.model_dump(mode="json") for piece in self._pieces]

@@ -19,7 +19,6 @@ from airflow_mlops.data import row_weights
 from airflow_mlops.data.columns import event_column, is_reserved
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.moments import as_utc
-from airflow_mlops.data.prefetch import alongside
 from airflow_mlops.data.row_mask import RowMask
 from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
@@ -109,21 +108,23 @@ def _write(
     leakage.refuse(content.newer(), features, table.num_rows)
     labels = _values(table, layout.label, spec.task)
     task = (spec.task or infer_task(labels)) if labels is not None else None
-    details = _details(content, task, dropped, datasets, resolved, forecast)
-    if gone := sorted({*left_out} & {*spec.columns, *layout.joined}):
-        details["without"] = gone
-        context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
-    repeated = _repeated(content) if layout.keys and labels is not None else None
-    if repeated:
-        details["repeated"] = repeated
-    positive, found, check = _checked_label(content, labels, task, forecast)
-    details |= found
-    with alongside(check) as checked, DatasetWriter(context.store, spec.name) as writer:
-        parts, details["split"] = _parts(content, task, forecast, datasets, resolved)
+    positive, found = _described_label(content, labels, task)
+    parts, prove = _parts(content, task, forecast, datasets, resolved)
+    with DatasetWriter(context.store, spec.name) as writer, content.writing(writer, parts) as written:
+        # These checks read a few columns, while the files are written.
+        details = _details(content, task, dropped, datasets, resolved, forecast) | found
+        if gone := sorted({*left_out} & {*spec.columns, *layout.joined}):
+            details["without"] = gone
+            context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
+        if labels is not None and task is not None:
+            details["single_feature"] = _check_single_features(content, labels, task, forecast)
+        proof = prove() if prove is not None else None
+        details["split"] = proof.description if proof is not None else None
+        if repeated := _repeated(content, proof) if layout.keys and labels is not None else None:
+            details["repeated"] = repeated
         if resolved is not None and resolved.half_life is not None:
             details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
-        content.write(writer, parts)
-        details |= checked()
+        written()
         manifest, _ = writer.commit(
             window=window_of(datasets),
             owner=spec.owner,
@@ -163,7 +164,7 @@ def _details(
     resolved: ResolvedWindow | None,
     forecast: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the details for the manifest that are known before the label is checked and the rows are split."""
+    """Return the details for the manifest that depend neither on the label nor on the split."""
     layout, spec = content.layout, content.layout.spec
     return {
         "label": layout.label,
@@ -183,35 +184,32 @@ def _details(
     }
 
 
-def _checked_label(
-    content: Content,
-    labels: LabelValues | None,
-    task: Task | None,
-    forecast: dict[str, Any] | None,
-) -> tuple[Any, dict[str, Any], Callable[[], dict[str, Any]]]:
-    """Check the label, and read the rows on which no single feature may predict it almost perfectly.
+def _described_label(content: Content, labels: LabelValues | None, task: Task | None) -> tuple[Any, dict[str, Any]]:
+    """Check the values of the label.
 
     :param labels: the values of the label; ``None`` without a label
-    :return: the positive class, ``None`` for tasks without one; the details for the manifest; and a function that
-        measures the features, and returns further details. It raises :class:`LeakageError` if a single feature predicts
-        the label almost perfectly
+    :return: the positive class, ``None`` for tasks without one; and details for the manifest
     """
     spec, label = content.layout.spec, content.layout.label
     if label is None or labels is None or task is None:
-        return None, {}, dict
-    positive, details = None, {}
+        return None, {}
     require_classes(labels, task, label, "the events")
-    if task == "binary":
-        positive = positive_class(labels, spec.positive, label)
-    if spec.positive is not None:
-        details["positive"] = _declared(positive, spec, task)
+    positive = positive_class(labels, spec.positive, label) if task == "binary" else None
+    return positive, {"positive": _declared(positive, spec, task)} if spec.positive is not None else {}
+
+
+def _check_single_features(
+    content: Content, labels: LabelValues, task: Task, forecast: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Check that no single feature predicts the label almost perfectly. Return the scores for the manifest."""
+    spec, label = content.layout.spec, content.layout.label
+    assert label is not None
     # Earlier values of a series may predict it well without leakage.
     checked = [name for name in content.layout.features if name not in (forecast or {}).get("from_history", ())]
     ids, *_ = content.layout.ids
-    check = leakage.single_feature_check(
+    return leakage.check_single_features(
         content.table, checked, label, task, ids, spec.max_single_feature_score, labels.values(), content.take
     )
-    return positive, details, lambda: {"single_feature": check()}
 
 
 def _parts(
@@ -220,10 +218,11 @@ def _parts(
     forecast: dict[str, Any] | None,
     datasets: Sequence[Dataset],
     resolved: ResolvedWindow | None,
-) -> tuple[dict[str, RowMask], dict[str, Any] | None]:
+) -> tuple[dict[str, RowMask], Callable[[], splits.Proof] | None]:
     """Divide the rows into the parts of the split.
 
-    :return: the rows of each part, and the description of the split for the manifest; ``None`` without a split
+    :return: the rows of each part, and a function that proves that the parts have no row in common; ``None`` without a
+        split
     :raises SpecError: a regression cannot be stratified
     """
     spec, layout, table = content.layout.spec, content.layout, content.table
@@ -239,12 +238,12 @@ def _parts(
             "`stratify`."
         )
     *_, ids = layout.ids
-    parts, described = splits.divide(table, split, spec.timestamp, ids, run_starts, layout.label, spec.memory_limit)
+    parts, prove = splits.divide(table, split, spec.timestamp, ids, run_starts, layout.label, spec.memory_limit)
     if layout.label is not None and task is not None:
         for part, mask in parts.items():
             if (labels := _values(table, layout.label, task, mask)) is not None:
                 require_classes(labels, task, layout.label, f"the split part {part!r}")
-    return parts, described
+    return parts, prove
 
 
 def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> datetime:
@@ -316,15 +315,18 @@ def _about_window(resolved: ResolvedWindow | None, details: dict[str, Any]) -> s
     return text + "."
 
 
-def _repeated(content: Content) -> dict[str, int]:
+def _repeated(content: Content, proof: splits.Proof | None) -> dict[str, int]:
     """Count the rows that repeat the keys and the event time of another row.
 
+    :param proof: the proof of the split; ``None`` without a split
     :return: ``rows`` is the number of these rows, without the first row of each id. ``labels`` is the number of labels
         that differ from another label of the same id: the number of distinct labels minus 1, summed over the ids. Empty
         if no row is repeated
     """
     layout, table = content.layout, content.table
-    ids, *_ = layout.ids
+    ids, *others = layout.ids
+    if proof is not None and proof.are_distinct and not others:
+        return {}
     names = [ids, *([layout.label] if layout.label else [])]
     rows = table.select(names)
     each, labels = Runs([ids]), Runs(names)

@@ -191,6 +191,50 @@ def test_an_error_in_the_rows_of_one_file_leaves_no_file(store, monkeypatch):
     assert files(store) == []
 
 
+def test_files_are_written_while_the_block_runs(store):
+    started = threading.Event()
+
+    def rows():
+        started.set()
+        yield table(1)
+
+    with DatasetWriter(store, "numbers") as writer, writer.writing_files([("data", rows())]) as written:
+        assert started.wait(5)
+        written()
+        manifest, _ = writer.commit()
+    assert manifest.rows == 1
+
+
+def test_an_error_while_files_are_written_stops_their_writing(store):
+    started = threading.Event()
+
+    def endless():
+        while True:
+            yield table(1)
+            started.set()
+
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        DatasetWriter(store, "numbers") as writer,
+        writer.writing_files([("data", endless())]),
+    ):
+        assert started.wait(5)
+        raise RuntimeError("boom")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("mlops-work")]
+    assert files(store) == []
+
+
+def test_an_error_of_writing_in_the_background_is_raised(store):
+    other = pa.table({"a": [1.5], "b": ["x"]})
+    with (
+        pytest.raises(SchemaError, match="column 'a'"),
+        DatasetWriter(store, "numbers") as writer,
+        writer.writing_files([("data", iter([table(1), other]))]) as written,
+    ):
+        written()
+    assert files(store) == []
+
+
 def test_files_with_different_columns_are_refused(store):
     other = pa.table({"a": [1.5], "b": ["x"]})
     with pytest.raises(SchemaError, match="column 'a'"), DatasetWriter(store, "numbers") as writer:

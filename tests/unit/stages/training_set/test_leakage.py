@@ -12,7 +12,7 @@ import pytest
 from airflow_mlops.core.errors import LeakageError
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.gates.single_features import SAMPLE_ROWS, _auc
-from airflow_mlops.stages.training_set.leakage import refuse_newer, single_feature_check
+from airflow_mlops.stages.training_set.leakage import check_single_features, refuse_newer
 
 ROWS = 4000
 RNG = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def measure(column, label=LATE, task="binary", limit=0.99):
 
 def check(table, features, task="binary", limit=0.99):
     with_ids = table.append_column("ids", pa.array(row_ids(table, ["id"])))
-    return single_feature_check(with_ids, features, "label", task, "ids", limit, pc.unique(table["label"]))()
+    return check_single_features(with_ids, features, "label", task, "ids", limit, pc.unique(table["label"]))
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,10 @@ def table(keys: list[int], hours: list[int], planes: list[str | None] | None = N
 
 def divide(data, split, timestamp, identity, **options):
     ids = row_ids(data, parts_of.row_columns(split, identity, data.column_names))
-    parts, facts = parts_of.divide(data.append_column("id", pa.array(ids)), split, timestamp, "id", **options)
-    return {part: mask.slice(0, len(mask)) for part, mask in parts.items()}, facts
+    parts, prove = parts_of.divide(data.append_column("id", pa.array(ids)), split, timestamp, "id", **options)
+    proof = prove()
+    assert proof.are_distinct == (len(set(ids.tolist())) == len(ids))
+    return {part: mask.slice(0, len(mask)) for part, mask in parts.items()}, proof.description
 
 
 rows = st.lists(

@@ -55,40 +55,45 @@ class _File:
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self._plain, self._compressed = (folder / name for name in ("plain.arrow", "compressed.arrow"))
         self._schema = schema
-        self._plain_batches = 0
+        # The position of each batch in the file that is not compressed.
+        self._starts: list[int] = []
         self.num_rows = 0
 
     def write(self, rows: Iterable[pa.Table | pa.RecordBatch]) -> None:
         batches = _of_equal_size(self._schema, rows)
-        self._plain_batches = self._append(self._plain, None, _up_to(_PLAIN_BYTES, batches))
-        self._append(self._compressed, "lz4", batches)
-
-    def _append(self, path: Path, compression: str | None, batches: Iterable[pa.RecordBatch]) -> int:
-        """Write batches to a file. Return their number."""
-        options, count = pa.ipc.IpcWriteOptions(compression=compression), 0
+        with pa.OSFile(str(self._plain), "wb") as file, pa.ipc.new_stream(file, self._schema) as writer:
+            # The stream begins with the schema.
+            start = self._schema.serialize().size
+            for batch in _up_to(_PLAIN_BYTES, batches):
+                writer.write_batch(batch)
+                self._starts.append(start)
+                start = file.tell()
+                self.num_rows += batch.num_rows
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
         with (
-            pa.OSFile(str(path), "wb") as file,
+            pa.OSFile(str(self._compressed), "wb") as file,
             pa.ipc.new_file(file, self._schema, options=options) as writer,
         ):
             for batch in batches:
                 writer.write_batch(batch)
                 self.num_rows += batch.num_rows
-                count += 1
-        return count
 
     def batches(self, names: Sequence[str], first: int, end: int) -> Iterator[pa.RecordBatch]:
         """Read columns of the batches from number ``first`` to before number ``end``."""
-        # Only the bytes of these columns are read.
-        options = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in names])
-        plain = self._plain_batches
-        for path, numbers in (
-            (self._plain, range(first, min(end, plain))),
-            (self._compressed, range(max(first - plain, 0), end - plain)),
-        ):
-            if numbers:
-                with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
-                    for number in numbers:
-                        yield reader.get_batch(number)
+        plain = len(self._starts)
+        for start in self._starts[first:end]:
+            # The file is mapped into memory for each batch, until the batch is deleted. Only the pages that are used are
+            # read, and they are not copied.
+            with pa.memory_map(str(self._plain)) as mapped:
+                mapped.seek(start)
+                batch = pa.ipc.read_record_batch(mapped, self._schema)
+            yield batch.select(names)
+        if end > plain:
+            # Only the bytes of these columns are read.
+            options = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in names])
+            with pa.OSFile(str(self._compressed)) as file, pa.ipc.open_file(file, options=options) as reader:
+                for number in range(max(first - plain, 0), end - plain):
+                    yield reader.get_batch(number)
 
 
 def _up_to(most_bytes: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

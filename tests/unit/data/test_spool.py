@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +52,17 @@ def test_only_rows_beyond_the_first_ones_are_compressed(tmp_path, monkeypatch):
         sizes = {file.name: file.stat().st_size for file in tmp_path.rglob("*.arrow")}
     assert 1_000_000 <= sizes["plain.arrow"] < 1_600_000
     assert sizes["compressed.arrow"] < 100_000
+
+
+def test_rows_that_are_read_hold_neither_memory_nor_an_open_file():
+    with spooled([numbered(3 * spool.BATCH_ROWS)]) as rows:
+        allocated, open_files = pa.total_allocated_bytes(), len(list(Path("/proc/self/fd").iterdir()))
+        batches = list(rows.to_batches())
+        assert len(batches) == 3
+        assert pa.total_allocated_bytes() - allocated < 1_000
+        assert len(list(Path("/proc/self/fd").iterdir())) == open_files
+    # The rows outlive the file.
+    assert pa.Table.from_batches(batches).equals(numbered(3 * spool.BATCH_ROWS))
 
 
 @settings(max_examples=100, deadline=None)

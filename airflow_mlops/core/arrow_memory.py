@@ -9,10 +9,10 @@ _ALLOCATOR = "ARROW_DEFAULT_MEMORY_POOL"
 
 
 def use_malloc() -> None:
-    """Let Arrow allocate memory with ``malloc``, in this process and in those that it starts, unless
-    ``ARROW_DEFAULT_MEMORY_POOL`` is set.
+    """Let Arrow allocate memory with ``malloc``, unless ``ARROW_DEFAULT_MEMORY_POOL`` is set.
 
-    Arrow's own allocator gives freed memory back to the system, and the system clears each page that it gives out again.
+    This applies to this process and to the processes that it starts. Arrow's own allocator is slower: it returns freed
+    memory to the system, which clears each page before it allocates the page again.
     """
     if _ALLOCATOR in os.environ:
         return

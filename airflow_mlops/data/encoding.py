@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 # Parquet stops building a dictionary at this size in bytes.
 _DICTIONARY_BYTES = 128 << 10
-# Number of values from which the share of distinct values is estimated. Fewer values say too little.
+# The largest and the smallest number of values from which the share of distinct values is estimated.
 _SAMPLE, _FEWEST = 4_096, 1_024
 _MOSTLY_DISTINCT = 0.9
 
@@ -18,8 +18,8 @@ _MOSTLY_DISTINCT = 0.9
 def parquet_options(rows: pa.RecordBatch | pa.Table) -> dict[str, Any]:
     """Return arguments for ``pyarrow.parquet.ParquetWriter``: the compression and the columns with dictionaries.
 
-    Parquet builds a dictionary of each column by default, and gives up when the dictionary is too large. For columns of
-    mostly distinct values, such as measurements, this takes half of the time of writing, and files are larger.
+    By default, Parquet builds a dictionary for each column until the dictionary is too large. For columns of mostly
+    distinct values, such as measurements, the dictionaries take half of the time of writing and make files larger.
 
     :param rows: first rows of the file. Columns whose first values are mostly distinct get no dictionary
     """
@@ -37,7 +37,7 @@ def parquet_options(rows: pa.RecordBatch | pa.Table) -> dict[str, Any]:
 
 
 def _leaves(path: str, values: pa.Array | pa.ChunkedArray) -> Iterator[tuple[str, pa.Array | pa.ChunkedArray]]:
-    """Yield the path of each column in the Parquet file with its values. Lists and structs have inner columns."""
+    """Yield the path and the values of each column of the Parquet file. Lists and structs are stored as inner columns."""
     kind = values.type
     if pa.types.is_struct(kind):
         for field in kind:

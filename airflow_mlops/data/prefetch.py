@@ -90,8 +90,8 @@ def run_cancellable(work: Callable[[], Result], cancel: Callable[[], object]) ->
 def alongside(work: Callable[[], Result], cancel: Callable[[], object] | None = None) -> Iterator[Callable[[], Result]]:
     """Run ``work`` in a separate thread during the block. Arrow, hashlib and DuckDB release the GIL, so both run at once.
 
-    If the block ends before ``work``, ``work`` is cancelled. Without ``cancel``, the block waits at most 2.5 s for its end, so
-    ``work`` must be short.
+    If the block ends before ``work``, ``cancel`` is called. Without ``cancel``, the end of the block waits at most 2.5 s
+    for ``work``, which must therefore be short.
 
     :param work: the function
     :param cancel: function that ends ``work`` with an error, see :func:`prefetch`
@@ -130,12 +130,12 @@ def alongside(work: Callable[[], Result], cancel: Callable[[], object] | None = 
 def run_in_order(tasks: Iterable[Callable[[], Result]], workers: int, stop: Callable[[], object]) -> Iterator[Result]:
     """Run tasks in threads. Yield their results in the order of the tasks.
 
-    One more task than ``workers`` is taken ahead. The first error of a task, in the order of the tasks, is raised after
-    the running tasks have ended.
+    At most one task waits for a free thread. If several tasks fail, the error of the first in the order of the tasks is
+    raised, after the running tasks have ended.
 
     :param workers: number of tasks that run at the same time
-    :param stop: function that lets the running tasks end soon, with an error. It is called if an error occurred, also in
-        ``tasks``, or if the iteration ends early
+    :param stop: function that makes the running tasks fail soon. It is called if a task or the iteration over ``tasks``
+        fails, or if the caller stops iterating
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, "mlops-work") as pool:

@@ -113,7 +113,7 @@ def _ids(table: pa.Table, columns: Sequence[str], texts: Collection[str]) -> Num
         for name in columns
     ]
     joined = pc.binary_join_element_wise(*found, "\x1f") if len(found) > 1 else found[0]
-    # SipHash of the UTF-8 bytes. Most texts are distinct, so looking for equal texts first would only cost time.
+    # SipHash of the UTF-8 bytes. Most texts are distinct, so hashing equal texts only once would not save time.
     ids: Numbers = hash_array(joined.to_numpy(), categorize=False)
     return ids
 

@@ -46,10 +46,10 @@ def as_values(schema: pa.Schema) -> pa.Schema:
 
 
 class _File:
-    """Arrow files with batches of :data:`BATCH_ROWS` rows, except for the last batch.
+    """Two Arrow files. All batches have :data:`BATCH_ROWS` rows, except for the last one, which may have fewer.
 
-    The first file is not compressed, because compression takes more time than writing. Rows that do not fit into
-    :data:`_PLAIN_BYTES` follow in a compressed file, to save disk space.
+    The first file has about :data:`_PLAIN_BYTES` bytes. It is not compressed, because compression takes more time than
+    writing. All other rows are in the second file, which is compressed to save disk space.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
@@ -82,8 +82,8 @@ class _File:
         """Read columns of the batches from number ``first`` to before number ``end``."""
         plain = len(self._starts)
         for start in self._starts[first:end]:
-            # The file is mapped into memory for each batch, until the batch is deleted. Only the pages that are used are
-            # read, and they are not copied.
+            # The file is mapped into memory, so only the pages that are used are read, and they are not copied. Each batch
+            # has its own mapping, which ends when the batch is deleted.
             with pa.memory_map(str(self._plain)) as mapped:
                 mapped.seek(start)
                 batch = pa.ipc.read_record_batch(mapped, self._schema)

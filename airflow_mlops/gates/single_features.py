@@ -92,7 +92,8 @@ def sampled(
     """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of the ids.
 
     If there are at most ``SAMPLE_ROWS`` rows, the positions of all rows are returned. Otherwise, each class contributes
-    at most the same number of rows: the rows with the smallest ids. Only these rows and some batches are in memory.
+    at most the same number of rows: the rows with the smallest ids. At most twice as many rows, and one batch, are in
+    memory.
 
     :param batches: the label and the ids of consecutive rows
     :param rows: number of all rows
@@ -134,7 +135,7 @@ def _smallest(rows: Sequence[_Chosen], each: int) -> _Chosen:
     :param rows: stratum, id and position of each row. Rows with equal ids are in the order of their positions
     """
     strata, ids, places = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    # The sort is stable.
+    # The sort is stable, so rows with equal ids stay in the order of their positions.
     order = np.lexsort((ids, strata))
     strata = strata[order]
     first = np.flatnonzero(np.diff(strata, prepend=-1))

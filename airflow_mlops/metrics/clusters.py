@@ -211,7 +211,7 @@ def _add(sums: NDArray[np.float64], places: NDArray[np.int64], values: NDArray[n
     """Add values, or 1 for each row, to the elements of ``sums`` at ``places``, shape (n,)."""
     flat = sums.reshape(-1)
     if len(flat) > len(places):
-        # With many clusters, only the sums of the batch's clusters are changed, which takes less time.
+        # With many clusters, it takes less time to change only the sums of the clusters in the batch.
         np.add.at(flat, places, 1.0 if values is None else values)
     else:
         flat += np.bincount(places, values, len(flat))

@@ -198,7 +198,7 @@ def _temporary_store() -> Iterator[Path]:
         try:
             yield folder
         except StoreError as error:
-            # The error names the artifact store, but the disk of this folder is full.
+            # The error would name the artifact store, but the disk with this temporary folder is full.
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
                 raise error.__cause__ from None
             raise

@@ -166,8 +166,8 @@ def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
         current, apart = _contents(store, other)
         for window, dataset_id in current.items():
             known = manifests.get(pointers.get(window, ""))
-            # The manifest of valid rows has the number of rows that failed with them. The current quarantine may be newer,
-            # for example if a validation was killed before its valid rows became current.
+            # The manifest of the valid rows counts the failed rows of the same validation. The current quarantine may belong
+            # to a later validation that was killed before its valid rows became current.
             if known is not None and known.lost is not None and other != quarantine_name(name):
                 continue
             # The rows that failed the first validation are not among those of the second one.
@@ -196,8 +196,8 @@ class _Written(NamedTuple):
     """Fields of a manifest.
 
     :param divided: whether the dataset has only a part of the rows of its window
-    :param lost: number of rows that validation has quarantined before the rows reached the dataset; ``None`` if a
-        validation did not write the dataset
+    :param lost: number of rows that were quarantined by the validation that wrote the dataset and by earlier validations
+        of the same rows; ``None`` if no validation wrote the dataset
     """
 
     rows: int

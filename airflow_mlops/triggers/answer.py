@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class AnswerTrigger(HITLTrigger):
     """An ``HITLTrigger`` whose first check waits, see :func:`airflow_mlops.compute.first_check.before_first_check`.
 
-    The answer may exist before the task is deferred, because a worker cannot read it. Without the pause, the task would be
-    resumed too early.
+    A worker cannot read the answer, so the task is deferred even if the answer exists already. Without the pause, such a
+    task would be resumed too early.
     """
 
     def serialize(self) -> tuple[str, dict[str, Any]]:

@@ -71,7 +71,7 @@ class StepPodOperator(KubernetesPodOperator):
             on_finish_action=pod.on_finish,
             log_pod_spec_on_failure=False,
             log_formatter=lambda _, line: split_level(line)[1],
-            # The Airflow trigger waits before its first check, and then resumes the task after these seconds to read the log.
+            # Seconds from the first check of the Airflow trigger until it resumes the task, which then reads the log.
             logging_interval=1,
             grow_memory=pod.grow_memory,
             **options,

@@ -62,7 +62,7 @@ class DatasetWriter:
         self.name = name
         self._folder = "/".join(filter(None, [f"datasets/{name}/files", folder]))
         self._open: dict[str, DataFile] = {}
-        # Determined by the first rows of the first file.
+        # Determined by the first rows of the file that is begun first.
         self._options: dict[str, Any] | None = None
         self._lock, self._stopped = Lock(), Event()
         self._schema: pa.Schema | None = None
@@ -97,12 +97,12 @@ class DatasetWriter:
         self._open[part].write(data)
 
     def write_files(self, files: Iterable[tuple[str, Iterable[pa.RecordBatch | pa.Table]]]) -> None:
-        """Write complete files, two at the same time. Parquet encodes a file in one thread.
+        """Write complete files, two at the same time, because Parquet encodes a file in one thread.
 
-        With one CPU, or ``OMP_NUM_THREADS=1`` as on Spark's executors, one file is written after the other.
+        With one CPU or ``OMP_NUM_THREADS=1``, which Spark sets on executors, files are written one after the other.
 
-        :param files: split part and rows of each file, in order. The rows are iterated over in another thread. A file
-            without a batch is not written
+        :param files: split part and rows of each file, in order. The rows are read in other threads. A file without a
+            batch is not written
         :raises SchemaError: columns or types differ between rows
         """
         self.end_files()
@@ -116,7 +116,7 @@ class DatasetWriter:
     ) -> Iterator[Callable[[], None]]:
         """Write complete files in the background while the block runs, see :meth:`write_files`.
 
-        Writing stops if the block raises an error.
+        Writing stops if the block ends before all files are written, for example because of an error.
 
         :return: function that returns when all files are written, and raises the error of writing
         """
@@ -158,7 +158,7 @@ class DatasetWriter:
 
         :param data: first rows of the file
         """
-        # Arrow is imported here. Most look-ups of datasets write no rows, and take less time than this import.
+        # Importing Arrow would take longer than a look-up of datasets, and most look-ups write no rows.
         from airflow_mlops.data.datasets.data_file import DataFile
         from airflow_mlops.data.encoding import parquet_options
 
@@ -235,8 +235,8 @@ class DatasetWriter:
         :param time_column: column with the time of each row, for readers whose window contains only a part of the
             dataset
         :param current: whether the dataset becomes the current dataset; if not, call :func:`make_current` afterwards
-        :param check: function that is called when all files are complete, which may take long, and before the manifest is
-            written. If it raises an error, nothing is committed
+        :param check: function that is called before the manifest is written. All files are then complete, which may have
+            taken long. If the function raises an error, nothing is committed
         :return: the manifest, and whether an identical dataset already existed
         :raises SchemaError: nothing was written, not even a batch without rows
         """

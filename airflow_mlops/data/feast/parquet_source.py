@@ -74,8 +74,8 @@ class ParquetSource:
         """Build the SQL query for the rows within ``span``.
 
         The columns of the query are the join keys ``k0``, ``k1``, ..., the features ``f0``, ``f1``, ..., the event time
-        ``t``, the creation time ``created`` if the source declares such a column, and ``place``, which ascends in the
-        order of file paths and rows. Both times are in microseconds since 1970.
+        ``t``, the creation time ``created`` if the source declares such a column, and ``place``. Both times are in
+        microseconds since 1970. ``place`` is an integer that orders the rows by file path and by position in the file.
 
         DuckDB reads local files itself. Files that DuckDB and Arrow would read differently are read by Arrow and copied
         into a table of the database.

@@ -50,7 +50,7 @@ class HashingFile:
         self.closed = True
 
     def discard(self) -> None:
-        """Ignore everything that is written from now on. Arrow writes the rest of a file when its writer is deleted."""
+        """Ignore all later writes. Arrow writes the rest of a file when its writer is deleted, also after an error."""
         self._discarded = True
 
     def writable(self) -> bool:

@@ -79,7 +79,7 @@ def confusion(outcomes: Labelled) -> Confusion:
     for part in outcomes.parts():
         is_binary, is_weighted = part.codes is None, part.weight is not None
         found.append(_counted(part))
-        # Parts are merged only when they have more cells than the merged ones. All merges together then take linear time.
+        # New parts wait until they have more cells than the merged part. All merges together then take linear time.
         if sum(len(item.keys) for item in found[1:]) > max(_DENSE, len(found[0].keys)):
             found = [_merged(found)]
     whole = _merged(found)

@@ -135,8 +135,8 @@ def expected_cost(costs: Costs, outcomes: Labelled, z: float) -> Interval:
 
     :param costs: the costs of both errors
     :param outcomes: the labelled predictions
-    :raises UnmeasurableError: the rows lack a column of costs; or the costs are too large or too few for a mean with an
-        interval
+    :raises UnmeasurableError: the rows lack a column of costs, or the mean of the costs or its standard error is not
+        finite
     """
     found = [_mean_cost(cost, number, outcomes, z) for number, cost in enumerate(costs)]
     if not costs.columns and all(part.weight is None for part in outcomes.parts()):

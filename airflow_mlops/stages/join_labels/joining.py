@@ -128,7 +128,7 @@ class Join:
 
 
 def _count(dataset: Dataset, span: range) -> int:
-    """Count the rows of a dataset that has only some of the rows of its files."""
+    """Count the selected rows within ``span``, if only some rows of the dataset are selected."""
     return sum(batch.num_rows for batch in dataset.batches(columns=dataset.schema.names[:1], span=span))
 
 

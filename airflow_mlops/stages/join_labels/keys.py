@@ -182,7 +182,7 @@ def _as_text(column: Any, decimal: bool) -> Any:
 def _as_doubles(column: Any) -> Any:
     """Convert numbers to doubles. NaN is a missing key and becomes null, as in :func:`_as_integers`.
 
-    A decimal equals its nearest double. From 2**53 on, where doubles are whole numbers, it must have the same value.
+    A decimal below 2**53 becomes its nearest double. A decimal beyond 2**53 becomes null if no double has the same value.
     """
     doubles = as_doubles(column)
     if pa.types.is_decimal(column.type):

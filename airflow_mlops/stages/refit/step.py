@@ -99,7 +99,7 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
     drawn = f"a sample of {limit:,} of " if limit is not None and limit < len(rows.labels) else ""
     context.progress(f"Fitting {judged.ref} again on {drawn}{among} of {dataset.manifest.name}.")
     name = f"{judged.spec.trainer.label} (refit)"
-    # The finished run would be shown as running again.
+    # Otherwise, MLflow would show a finished run as running again.
     context.require_unfinished()
     with run_for(client, context.store, judged.experiment, context.key, name, tags) as run_id:
         version = of_run(client, verdict.model, run_id)

@@ -81,7 +81,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     spec = warm_start.resolved(spec, client, context)
     name = spec.trainer.label
     experiment = spec.mlflow.experiment or spec.model
-    # The finished run would be shown as running again.
+    # Otherwise, MLflow would show a finished run as running again.
     context.require_unfinished()
     with run_for(
         client,
@@ -266,6 +266,6 @@ def _train_and_register(
     context.progress(f"Another try of this task has registered {candidate} in the meantime.")
     contract = _contract(client, candidate)
     with registry_errors(f"The metrics of {candidate} cannot be logged to MLflow"):
-        # This try may have logged its own metrics after those of the other try.
+        # This try may have overwritten the metrics of the other try.
         record.log_metrics(client, run_id, contract)
     return candidate, dict(contract.metrics), contract.training_sample

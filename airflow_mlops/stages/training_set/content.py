@@ -52,10 +52,10 @@ class Content(Protocol):
     def writing(
         self, writer: DatasetWriter, parts: Mapping[str, RowMask]
     ) -> AbstractContextManager[Callable[[], None]]:
-        """Write the split parts, while the block runs or when the returned function is called.
+        """Write the split parts while the block runs, or when the yielded function is called.
 
         :param parts: the rows of each split part
-        :return: context manager that returns a function, which returns when all files are written
+        :return: context manager that yields a function, which returns when all files are written
         """
 
     def committed(self, manifest: Manifest) -> None:

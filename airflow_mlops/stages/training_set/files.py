@@ -1,4 +1,4 @@
-"""Write the split parts of a training set to files, one row group at a time."""
+"""Divide the split parts of a training set into files and row groups."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def row_groups(table: HasRows, mask: RowMask, first: int) -> Iterator[pa.Table]:
     """Read the rows of one file, one row group at a time.
 
     :param table: the rows of the training set
-    :param mask: the rows of the file, among the rows of ``table`` from position ``first`` on
+    :param mask: which rows belong to the file, for the rows of ``table`` from position ``first`` on
     """
     for start in range(0, mask.count, ROW_GROUP_ROWS):
         span = _span(mask, start, ROW_GROUP_ROWS)

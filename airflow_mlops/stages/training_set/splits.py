@@ -31,7 +31,7 @@ class Proof(NamedTuple):
 
     :param description: description of the split for the manifest: the parameters and, for each split part, the number
         of rows, the time range and a hash of the row ids
-    :param are_distinct: whether all rows, in split parts or not, have different ids
+    :param are_distinct: whether all rows have different ids, including the rows in no split part
     """
 
     description: dict[str, Any]
@@ -75,9 +75,9 @@ def divide(
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :param label: name of the label column with classes, if ``split.stratify`` is set
     :param memory_limit: memory that sorting may use, see :func:`airflow_mlops.data.relational.connect_bounded`
-    :return: the rows of each split part, and a function that proves that the split parts have no row in common. It sorts
-        the ids of all rows, which takes longer than the split itself, and raises :class:`TrainingError` if a row or a
-        group is in both split parts
+    :return: the rows of each split part, and a function that proves that the split parts have no row in common. The
+        function raises :class:`TrainingError` if a row or a group is in both split parts. It sorts the ids of all rows,
+        which takes longer than the split itself
     :raises TrainingError: a split part or a window of ``test`` would be empty
     """
     rows = _Rows(table, timestamp, ids, memory_limit)
@@ -394,7 +394,7 @@ class _Shared:
     :param parts: the rows of each split part
     :ivar distinct: number of distinct values of each split part
     :ivar overlap: number of distinct values in several split parts
-    :ivar are_distinct: whether all rows, in split parts or not, have different values
+    :ivar are_distinct: whether all rows have different values, including the rows in no split part
     :ivar hashes: SHA-256 of the sorted values of each split part
     """
 

@@ -329,7 +329,7 @@ class SpreadContent:
 
     @contextmanager
     def writing(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> Iterator[Callable[[], None]]:
-        # Executors are not asked for two things at once.
+        # The checks in the block need the executors, too, so the files are written after the checks.
         yield partial(self._write, writer, parts)
 
     def _write(self, writer: DatasetWriter, parts: Mapping[str, RowMask]) -> None:

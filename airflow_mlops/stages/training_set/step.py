@@ -111,7 +111,7 @@ def _write(
     positive, found = _described_label(content, labels, task)
     parts, prove = _parts(content, task, forecast, datasets, resolved)
     with DatasetWriter(context.store, spec.name) as writer, content.writing(writer, parts) as written:
-        # These checks read a few columns, while the files are written.
+        # On one machine, the files are written while these checks run.
         details = _details(content, task, dropped, datasets, resolved, forecast) | found
         if gone := sorted({*left_out} & {*spec.columns, *layout.joined}):
             details["without"] = gone

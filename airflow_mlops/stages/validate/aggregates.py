@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _EXTREMES = {"expect_column_min_to_be_between": "min", "expect_column_max_to_be_between": "max"}
 _SUM = "expect_column_sum_to_be_between"
-# The smallest numbers of values with which the result is not NA.
+# With fewer values than this, the result is NA.
 _WITH_NA = {"expect_column_value_z_scores_to_be_less_than": 2, "expect_column_quantile_values_to_be_between": 1}
 _MOMENTS = ("expect_column_mean_to_be_between", "expect_column_stdev_to_be_between", _SUM)
 
@@ -69,7 +69,7 @@ def with_same_aggregate(expectation: Any, rows: Selected, facts: Mapping[str, Co
 
 
 def with_suitable_integers(expectation: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows whose integers have a type with which Great Expectations computes an expectation correctly.
+    """Convert a column of integers if Great Expectations would otherwise compute an expectation wrongly or not at all.
 
     Great Expectations stores bounds as doubles. NumPy rounds an integer beyond 2**53 when it compares the integer with a
     double, and the sum of 64-bit integers can overflow in pandas. For a minimum, a maximum or a sum that may be beyond
@@ -80,7 +80,7 @@ def with_suitable_integers(expectation: Any, frame: pd.DataFrame) -> pd.DataFram
 
     :param expectation: an expectation about the rows, of any type
     :param frame: the rows
-    :return: a shallow copy of the rows with another type of the column of the expectation, or ``frame`` itself
+    :return: a shallow copy of the rows with the converted column, or ``frame`` itself
     """
     kind = expectation.expectation_type
     if kind not in (_SUM, *_EXTREMES, *_WITH_NA):

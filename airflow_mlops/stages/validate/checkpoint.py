@@ -229,7 +229,7 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
         if (exact := with_suitable_integers(expectation, frame)) is not frame:
             (corrected,) = session.check([expectation], exact)
             if was_not_computed(corrected):
-                # The condition computes with the column, which pandas does not support for Python integers.
+                # Pandas cannot evaluate a condition that computes with Python integers. The first result is kept.
                 continue
             found.results = [corrected if _id(result) == expectation.id else result for result in found.results]
     count_passed(found)
@@ -258,10 +258,10 @@ def count_passed(found: ExpectationSuiteValidationResult) -> None:
 
 
 def _repair_quantiles() -> None:
-    """Repair the expectation about quantiles of Great Expectations 1.24.
+    """Repair two defects of the expectation about quantiles in Great Expectations 1.24.
 
-    All its expectations about a column get the quantiles of the first one, because the id of the metric is computed
-    without the quantiles. The results contain NumPy booleans, which cannot be written as JSON.
+    If a suite has several such expectations about a column, all get the quantiles of the first one, because the id of
+    the metric does not depend on the quantiles. Results contain NumPy booleans, which cannot be written as JSON.
     """
     from great_expectations.expectations.core.expect_column_quantile_values_to_be_between import (
         ExpectColumnQuantileValuesToBeBetween as Quantiles,
@@ -276,7 +276,7 @@ def _repair_quantiles() -> None:
     def dependencies(*args: Any, **kwargs: Any) -> Any:
         found = depend(*args, **kwargs)
         given = found.metric_configurations["column.quantile_values"]
-        # The id is computed from the arguments at this time.
+        # The id is computed when a configuration is created. Here, the quantiles are among its arguments.
         complete = MetricConfiguration(given.metric_name, given.metric_domain_kwargs, given.metric_value_kwargs)
         found.set_metric_configuration(given.metric_name, complete)
         return found

@@ -1,7 +1,7 @@
 """Convert columns to forms whose values are equal, and ordered, in DuckDB exactly as in pandas.
 
-NaN is a missing value, and -0.0 equals 0.0. Decimals are compared as the doubles that Great Expectations gets. Only columns
-of whole decimals beyond 2**53 stay decimals, because Great Expectations gets these as integers.
+NaN is a missing value, and -0.0 equals 0.0. Decimals are compared as the doubles that Great Expectations gets. Decimals
+of scale 0 stay decimals if a value of the column is beyond 2**53, because Great Expectations then gets integers.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.stages.validate.checkpoint import Session
 
-# Three batches have fewer than a million values. With more, `Series.isin` of pandas uses another algorithm.
+# Three batches have fewer than a million rows. With more, `Series.isin` of pandas uses another algorithm.
 _MOST_BATCHES, _MOST_BYTES = 3, 128 << 20
 
 
@@ -92,9 +92,9 @@ class _Group:
     """Expectations that need the same columns.
 
     :param columns: the columns
-    :param is_exact: whether the expectations have no condition, write the names of the columns as the rows do, and name no
-        other columns. Otherwise, the results may have only the first 200 unexpected values, so batches are checked one
-        at a time
+    :param is_exact: whether the expectations have no condition, and name only existing columns in their letter case.
+        Otherwise, Great Expectations may return only the first 200 unexpected values, so batches are checked one at a
+        time
     :param repeats: whether values of the column may repeat so often that each is checked once
     """
 

@@ -121,7 +121,8 @@ class _Check:
         """Let Great Expectations compare values with the arguments of the expectation.
 
         :param metrics: function that returns the values that Great Expectations would compute, by their names
-        :return: ``None`` if Great Expectations cannot compare even the values of no rows. Its error would be about these
+        :return: ``None`` if Great Expectations fails on a DataFrame without rows. All rows are then validated at once, so
+            that its error is about them
         """
         result = self._validated(frame_of(self._rows.schema.empty_table(), self._rows.facts))
         if was_not_computed(result):

@@ -25,8 +25,8 @@ POSTGRES_LOCK = """
         hashtextextended(concat(CAST(to_regclass(CAST(:name AS text)) AS oid), ' ', CAST(:part AS text)), 0)
     )
 """
-# A role or a database may have another default isolation level. A task that has waited for the lock would then not see the rows that
-# another task has written in the meantime, and would not delete them.
+# A role or a database may have another default isolation level. With a stricter one, a task that has waited for the lock
+# would not see the rows that another task has written in the meantime, and would not delete them.
 POSTGRES_ISOLATION = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # Queries for the columns of a table: name, type and whether every insert must have a value. The result is empty if the
 # table does not exist.

@@ -126,7 +126,7 @@ def train(job: Job) -> CatBoostModel:
                     _pool(catboost, job.rows), eval_set=held_out, use_best_model=False, init_model=start, **options
                 )
         except catboost.CatBoostError as error:
-            # On a full disk, CatBoost fails only when it reads a file that it could not write, and reports only that.
+            # On a full disk, CatBoost reports only that it cannot read a file, because the file could not be written.
             if is_full(folder):
                 raise disk_full(one_line(error, 200)) from error
             raise TrainingError(f"CatBoost cannot train with params={spec.params}: {one_line(error, 300)}") from error

@@ -1,7 +1,7 @@
 """The checkpoint of a training by ``partial_fit``: the estimator after its last complete epoch, in skops format.
 
-Loading runs no code of the checkpoint. It contains only types that skops trusts, the class of the estimator, the optimizers
-of scikit-learn's neural networks, and the trainer's ``trusted_types``.
+Loading runs no code of the checkpoint. Only these types are loaded: types that skops trusts, the class of the estimator,
+the optimizers of scikit-learn's neural networks, and the trainer's ``trusted_types``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def write(run: TrainingRun, spec: SklearnTrainerSpec, estimator: Any, epochs: in
         reason = f"skops cannot store {spec.label} ({one_line(error, 200)}), so a retry starts again."
     else:
         reason = (
-            f"{spec.label} contains the {named('type', untrusted)}. A retry starts again, unless you review the code of these "
-            "types and add them to `trusted_types` of the trainer."
+            f"skops does not trust the {named('type', untrusted)} of {spec.label}. A retry starts again. To write "
+            "checkpoints, review the code and extend `trusted_types` of the trainer."
             if untrusted
             else ""
         )
@@ -79,7 +79,7 @@ def read(run: TrainingRun, spec: SklearnTrainerSpec, estimator: Any) -> tuple[in
 
 
 def _untrusted(content: bytes, spec: SklearnTrainerSpec, estimator: Any) -> list[str]:
-    """Return the types in a checkpoint that may not be loaded, see the docstring of this module."""
+    """Return the names of the types in a checkpoint that may not be loaded, see the docstring of this module."""
     from skops.io import get_untrusted_types
 
     own = f"{type(estimator).__module__}.{type(estimator).__qualname__}"

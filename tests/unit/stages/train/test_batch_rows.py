@@ -98,8 +98,8 @@ class Own:
 
 
 UNTRUSTED = (
-    f"No checkpoints are written, because SGDClassifier contains the type '{__name__}.Own'. A retry starts again, unless you "
-    "review the code of these types and add them to `trusted_types` of the trainer."
+    f"No checkpoints are written, because skops does not trust the type '{__name__}.Own' of SGDClassifier. A retry starts "
+    "again. To write checkpoints, review the code and extend `trusted_types` of the trainer."
 )
 UNSTORABLE = "No checkpoints are written, because skops cannot store SGDClassifier (TypeError: cannot pickle 'generator' object), so a retry starts again."
 

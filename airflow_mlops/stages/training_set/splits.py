@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, TrainingError
 from airflow_mlops.core.moments import EPOCH
+from airflow_mlops.data import relational
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_id_batches
 from airflow_mlops.data.row_mask import RowMask
@@ -24,6 +25,8 @@ from airflow_mlops.stages.training_set.spec import RUN_WINDOW, Split
 Numbers = np.ndarray[Any, Any]
 
 _MICROSECOND = timedelta(microseconds=1)
+# The largest default memory in bytes of a sort on a machine with at most four CPUs. Files are written at the same time.
+_SORT_MEMORY = 300_000_000
 
 
 class Proof(NamedTuple):
@@ -36,6 +39,14 @@ class Proof(NamedTuple):
 
     description: dict[str, Any]
     are_distinct: bool
+
+
+def sort_memory(memory_limit: str | None) -> str:
+    """Return the memory that a sort of the rows may use, by default less than a join of features.
+
+    :param memory_limit: the memory that the user has set; ``None`` for the default
+    """
+    return memory_limit or relational.default_memory(most=_SORT_MEMORY)
 
 
 def row_columns(split: Split, identity: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -74,7 +85,7 @@ def divide(
     :param ids: name of the column with the id of each row, from :func:`airflow_mlops.data.row_identity.row_ids`
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :param label: name of the label column with classes, if ``split.stratify`` is set
-    :param memory_limit: memory that sorting may use, see :func:`airflow_mlops.data.relational.connect_bounded`
+    :param memory_limit: memory that sorting may use, see :func:`sort_memory`
     :return: the rows of each split part, and a function that proves that the split parts have no row in common. The
         function raises :class:`TrainingError` if a row or a group is in both split parts. It sorts the ids of all rows,
         which takes longer than the split itself
@@ -171,7 +182,7 @@ class _Rows:
 
     def sort(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, by: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Sort batches. Together they must not have more rows than the table."""
-        return in_order(batches, schema, by, len(self), self._memory_limit)
+        return in_order(batches, schema, by, len(self), sort_memory(self._memory_limit))
 
     def _slices(self, name: str) -> Iterator[pa.ChunkedArray]:
         column = self.table.select([name])

@@ -330,7 +330,8 @@ def _repeated(content: Content, proof: splits.Proof | None) -> dict[str, int]:
     names = [ids, *([layout.label] if layout.label else [])]
     rows = table.select(names)
     each, labels = Runs([ids]), Runs(names)
-    for batch in in_order(rows.to_batches(), rows.schema, names, rows.num_rows, layout.spec.memory_limit):
+    memory = splits.sort_memory(layout.spec.memory_limit)
+    for batch in in_order(rows.to_batches(), rows.schema, names, rows.num_rows, memory):
         each.starts(batch)
         labels.starts(batch)
     repeated = rows.num_rows - each.count

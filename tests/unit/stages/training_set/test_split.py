@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
-from airflow_mlops.data import row_identity, sorting, spool
+from airflow_mlops.data import relational, row_identity, sorting, spool
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.stages.training_set import splits as parts_of
 from airflow_mlops.stages.training_set.spec import Split
@@ -290,3 +290,11 @@ def test_ids_depend_on_values_and_not_on_widths_of_types():
     assert len(set(row_ids(pa.table({"a": ["~", None, "", "=~"]}), ["a"]))) == 4
     # The boundary between two values counts.
     assert len(set(row_ids(pa.table({"a": ["x", "x="], "b": ["=y", "y"]}), ["a", "b"]))) == 2
+
+
+def test_a_sort_beside_the_writing_of_files_takes_little_memory_by_default(monkeypatch):
+    monkeypatch.delenv("MLOPS_MEMORY", raising=False)
+    monkeypatch.setattr(relational, "available_memory", lambda processes=1: 64_000_000_000)
+    monkeypatch.setattr(relational, "available_cpus", lambda: 2)
+    assert parts_of.sort_memory(None) == "300MB"
+    assert parts_of.sort_memory("2GB") == "2GB"

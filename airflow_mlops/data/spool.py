@@ -22,7 +22,7 @@ _PLAIN_BYTES = 512 << 20
 def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Write rows to a temporary file in ``TMPDIR``. The file is deleted at the end of the block.
 
-    Columns of dictionary type are stored as their values.
+    Dictionaries are stored as their values, also inside of lists and structs.
 
     :param rows: at least one table or record batch, unless ``schema`` is set
     :param schema: columns of the rows; by default those of the first table or record batch
@@ -40,9 +40,26 @@ def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None 
 
 
 def as_values(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with the type of the values in place of each dictionary type."""
-    kinds = (field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema)
-    return pa.schema([field.with_type(kind) for field, kind in zip(schema, kinds, strict=True)])
+    """Return the schema with the type of the values in place of each dictionary type, also inside of lists and structs."""
+    return pa.schema([_with_values(field) for field in schema])
+
+
+def _with_values(field: pa.Field) -> pa.Field:
+    return field.with_type(_of_values(field.type))
+
+
+def _of_values(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _of_values(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([_with_values(kind.field(number)) for number in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(_with_values(kind.key_field), _with_values(kind.item_field), kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_with_values(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_with_values(kind.value_field))
+    return pa.list_(_with_values(kind.value_field)) if pa.types.is_list(kind) else kind
 
 
 class _File:

@@ -104,6 +104,26 @@ def test_a_column_of_categories_is_stored_as_its_values():
         assert rows.schema.field("c").type == pa.string()
 
 
+@pytest.mark.parametrize("plain_bytes", [0, 1 << 20])
+def test_categories_inside_of_lists_and_structs_are_stored_as_their_values(monkeypatch, plain_bytes):
+    monkeypatch.setattr(spool, "_PLAIN_BYTES", plain_bytes)
+    words = pa.dictionary(pa.int32(), pa.string())
+    values = {
+        pa.list_(words): ([["a", "b"], None], [["c"], [None, "b"]]),
+        pa.large_list(words): ([["a"]], [["b"]]),
+        pa.list_(words, 2): ([["a", "b"]], [["c", "a"]]),
+        pa.map_(pa.string(), words): ([[("k", "a")]], [[("k", "b"), ("l", None)]]),
+        pa.struct([("w", words), ("n", pa.list_(words))]): ([{"w": "a", "n": ["b"]}], [{"w": "c", "n": None}]),
+    }
+    for kind, (one, other) in values.items():
+        # The batches have different dictionaries.
+        pieces = [pa.table({"c": pa.array(each, kind)}) for each in (one, other)]
+        monkeypatch.setattr(spool, "BATCH_ROWS", len(one))
+        with spooled(pieces) as rows:
+            assert rows["c"].to_pylist() == [*one, *other]
+            assert "dictionary" not in str(rows.schema.field("c").type)
+
+
 def test_decimals_keep_their_digits():
     values = [Decimal("12345678901234567890.12"), None]
     with spooled([pa.table({"d": values})]) as rows:

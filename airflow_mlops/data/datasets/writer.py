@@ -138,6 +138,10 @@ class DatasetWriter:
                 return None
             entry = file.close()
             self._written.append(file.key)
+            if self._stopped.is_set():
+                # A slow store may complete the file after the block has deleted the files.
+                self.store.delete(file.key)
+                raise CancelledError
             return entry
         except BaseException:
             if file is not None:

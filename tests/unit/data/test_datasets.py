@@ -251,6 +251,33 @@ def test_a_file_that_is_complete_only_after_its_writer_has_failed_is_deleted(sto
     assert files(store) == []
 
 
+def test_an_error_does_not_wait_until_a_slow_store_has_the_whole_row_group(store, monkeypatch):
+    started, failed, written = threading.Event(), threading.Event(), []
+
+    def slow(**counts):
+        written.append(counts)
+        if len(written) == 3:
+            started.set()
+            assert failed.wait(5)
+
+    rows = pa.table({f"c{number}": [number] for number in range(100)})
+    monkeypatch.setattr(store.traffic, "count", slow)
+    monkeypatch.setattr(prefetch, "_CANCELLED_END", 0.1)
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        DatasetWriter(store, "numbers") as writer,
+        writer.writing_files([("data", iter([rows]))]),
+    ):
+        assert started.wait(5)
+        raise RuntimeError("boom")
+    failed.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("mlops-work"):
+            thread.join(5)
+    assert len(written) == 3
+    assert files(store) == []
+
+
 def test_an_error_of_writing_in_the_background_is_raised(store):
     other = pa.table({"a": [1.5], "b": ["x"]})
     with (

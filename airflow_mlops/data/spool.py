@@ -1,4 +1,4 @@
-"""Store rows in a temporary file, so that only a part of the rows is in memory at the same time."""
+"""Store rows in temporary files, so that only a part of the rows is in memory at the same time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PLAIN_BYTES = 512 << 20
 
 @contextmanager
 def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None = None) -> Iterator[Rows]:
-    """Write rows to a temporary file in ``TMPDIR``. The file is deleted at the end of the block.
+    """Write rows to temporary files in ``TMPDIR``. The files are deleted at the end of the block.
 
     Dictionaries are stored as their values, also inside of lists and structs.
 
@@ -65,27 +65,27 @@ def _of_values(kind: pa.DataType) -> pa.DataType:
 class _File:
     """Arrow files with batches of :data:`BATCH_ROWS` rows, except for the last batch.
 
-    The first file is not compressed, because compression takes more time than writing. Rows that do not fit into
+    The first batches are not compressed, because compression takes more time than writing. Rows that do not fit into
     :data:`_PLAIN_BYTES` follow in a compressed file, to save disk space.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._plain, self._compressed = (folder / name for name in ("plain.arrow", "compressed.arrow"))
-        self._schema = schema
-        # The position of each batch in the file that is not compressed.
-        self._starts: list[int] = []
+        self._folder, self._schema = folder, schema
+        self._compressed = folder / "compressed.arrow"
+        # Each batch that is not compressed has its own file.
+        self._plain_batches = 0
         self.num_rows = 0
 
     def write(self, rows: Iterable[pa.Table | pa.RecordBatch]) -> None:
         batches = _of_equal_size(self._schema, rows)
-        with pa.OSFile(str(self._plain), "wb") as file, pa.ipc.new_stream(file, self._schema) as writer:
-            # The stream begins with the schema.
-            start = self._schema.serialize().size
-            for batch in _up_to(_PLAIN_BYTES, batches):
+        for batch in _up_to(_PLAIN_BYTES, batches):
+            with (
+                pa.OSFile(self._plain(self._plain_batches), "wb") as file,
+                pa.ipc.new_stream(file, self._schema) as writer,
+            ):
                 writer.write_batch(batch)
-                self._starts.append(start)
-                start = file.tell()
-                self.num_rows += batch.num_rows
+            self._plain_batches += 1
+            self.num_rows += batch.num_rows
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with (
             pa.OSFile(str(self._compressed), "wb") as file,
@@ -97,11 +97,13 @@ class _File:
 
     def batches(self, names: Sequence[str], first: int, end: int) -> Iterator[pa.RecordBatch]:
         """Read columns of the batches from number ``first`` to before number ``end``."""
-        plain = len(self._starts)
-        for start in self._starts[first:end]:
-            # The file is mapped into memory for each batch, until the batch is deleted. Only the pages that are used are
-            # read, and they are not copied.
-            with pa.memory_map(str(self._plain)) as mapped:
+        plain = self._plain_batches
+        # The stream begins with the schema.
+        start = self._schema.serialize().size
+        for number in range(first, min(end, plain)):
+            # The file is mapped into memory until the batch is deleted. Only the pages that are used are read, and they are
+            # not copied. Mappings of one large file would together exceed a limit of virtual memory (ulimit -v).
+            with pa.memory_map(self._plain(number)) as mapped:
                 mapped.seek(start)
                 batch = pa.ipc.read_record_batch(mapped, self._schema)
             yield batch.select(names)
@@ -111,6 +113,10 @@ class _File:
             with pa.OSFile(str(self._compressed)) as file, pa.ipc.open_file(file, options=options) as reader:
                 for number in range(max(first - plain, 0), end - plain):
                     yield reader.get_batch(number)
+
+    def _plain(self, number: int) -> str:
+        """Return the path of the file with a batch that is not compressed."""
+        return str(self._folder / f"{number}.arrow")
 
 
 def _up_to(most_bytes: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -72,7 +72,7 @@ def _end(reader: threading.Thread, cancel: Callable[[], object] | None) -> None:
     while reader.is_alive() and not useless.is_set() and time.monotonic() < deadline:
         reader.join(0.05)
     if reader.is_alive():
-        log.warning("The query could not be cancelled. The query ends when this process ends.")
+        log.warning("A query or a file that is being written could not be cancelled. It ends when this process ends.")
 
 
 def run_cancellable(work: Callable[[], Result], cancel: Callable[[], object]) -> Result:

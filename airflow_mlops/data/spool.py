@@ -1,4 +1,4 @@
-"""Store rows in a temporary file, so that only a part of the rows is in memory at the same time."""
+"""Store rows in temporary files, so that only a part of the rows is in memory at the same time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PLAIN_BYTES = 512 << 20
 
 @contextmanager
 def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None = None) -> Iterator[Rows]:
-    """Write rows to a temporary file in ``TMPDIR``. The file is deleted at the end of the block.
+    """Write rows to temporary files in ``TMPDIR``. The files are deleted at the end of the block.
 
-    Columns of dictionary type are stored as their values.
+    Dictionaries are stored as their values, also inside of lists and structs.
 
     :param rows: at least one table or record batch, unless ``schema`` is set
     :param schema: columns of the rows; by default those of the first table or record batch
@@ -40,35 +40,52 @@ def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None 
 
 
 def as_values(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with the type of the values in place of each dictionary type."""
-    kinds = (field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema)
-    return pa.schema([field.with_type(kind) for field, kind in zip(schema, kinds, strict=True)])
+    """Return the schema with the type of the values in place of each dictionary type, also inside of lists and structs."""
+    return pa.schema([_with_values(field) for field in schema])
+
+
+def _with_values(field: pa.Field) -> pa.Field:
+    return field.with_type(_of_values(field.type))
+
+
+def _of_values(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _of_values(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([_with_values(kind.field(number)) for number in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(_with_values(kind.key_field), _with_values(kind.item_field), kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_with_values(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_with_values(kind.value_field))
+    return pa.list_(_with_values(kind.value_field)) if pa.types.is_list(kind) else kind
 
 
 class _File:
-    """Two Arrow files. All batches have :data:`BATCH_ROWS` rows, except for the last one, which may have fewer.
+    """Batches of rows in Arrow files. All batches have :data:`BATCH_ROWS` rows, except for the last one, which may have fewer.
 
-    The first file has about :data:`_PLAIN_BYTES` bytes. It is not compressed, because compression takes more time than
-    writing. All other rows are in the second file, which is compressed to save disk space.
+    The first batches, of about :data:`_PLAIN_BYTES` bytes, are not compressed, because compression takes more time than
+    writing. All other batches are in one compressed file, to save disk space.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._plain, self._compressed = (folder / name for name in ("plain.arrow", "compressed.arrow"))
-        self._schema = schema
-        # The position of each batch in the file that is not compressed.
-        self._starts: list[int] = []
+        self._folder, self._schema = folder, schema
+        self._compressed = folder / "compressed.arrow"
+        # Each batch that is not compressed has its own file.
+        self._plain_batches = 0
         self.num_rows = 0
 
     def write(self, rows: Iterable[pa.Table | pa.RecordBatch]) -> None:
         batches = _of_equal_size(self._schema, rows)
-        with pa.OSFile(str(self._plain), "wb") as file, pa.ipc.new_stream(file, self._schema) as writer:
-            # The stream begins with the schema.
-            start = self._schema.serialize().size
-            for batch in _up_to(_PLAIN_BYTES, batches):
+        for batch in _up_to(_PLAIN_BYTES, batches):
+            with (
+                pa.OSFile(self._plain(self._plain_batches), "wb") as file,
+                pa.ipc.new_stream(file, self._schema) as writer,
+            ):
                 writer.write_batch(batch)
-                self._starts.append(start)
-                start = file.tell()
-                self.num_rows += batch.num_rows
+            self._plain_batches += 1
+            self.num_rows += batch.num_rows
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with (
             pa.OSFile(str(self._compressed), "wb") as file,
@@ -80,13 +97,12 @@ class _File:
 
     def batches(self, names: Sequence[str], first: int, end: int) -> Iterator[pa.RecordBatch]:
         """Read columns of the batches from number ``first`` to before number ``end``."""
-        plain = len(self._starts)
-        for start in self._starts[first:end]:
-            # The file is mapped into memory, so only the pages that are used are read, and they are not copied. Each batch
-            # has its own mapping, which ends when the batch is deleted.
-            with pa.memory_map(str(self._plain)) as mapped:
-                mapped.seek(start)
-                batch = pa.ipc.read_record_batch(mapped, self._schema)
+        plain = self._plain_batches
+        for number in range(first, min(end, plain)):
+            # The file is mapped into memory until the batch is deleted. Only the pages that are used are read, and they are
+            # not copied. Mappings of one large file would together exceed a limit of virtual memory (ulimit -v).
+            with pa.memory_map(self._plain(number)) as mapped, pa.ipc.open_stream(mapped) as reader:
+                batch = reader.read_next_batch()
             yield batch.select(names)
         if end > plain:
             # Only the bytes of these columns are read.
@@ -94,6 +110,10 @@ class _File:
             with pa.OSFile(str(self._compressed)) as file, pa.ipc.open_file(file, options=options) as reader:
                 for number in range(max(first - plain, 0), end - plain):
                     yield reader.get_batch(number)
+
+    def _plain(self, number: int) -> str:
+        """Return the path of the file with a batch that is not compressed."""
+        return str(self._folder / f"{number}.arrow")
 
 
 def _up_to(most_bytes: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

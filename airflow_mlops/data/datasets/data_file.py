@@ -64,6 +64,10 @@ class DataFile:
             content=self._content.hexdigest(),
         )
 
+    def stop(self) -> None:
+        """Write nothing more, so that a slow store does not delay the end of a write in another thread."""
+        self._file.discard()
+
     def discard(self) -> None:
         """Delete the incomplete file."""
         try:

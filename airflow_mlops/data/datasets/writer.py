@@ -65,6 +65,8 @@ class DatasetWriter:
         # Determined by the first rows of the file that is begun first.
         self._options: dict[str, Any] | None = None
         self._lock, self._stopped = Lock(), Event()
+        # The files of :meth:`write_files` that are not complete.
+        self._incomplete: set[DataFile] = set()
         self._schema: pa.Schema | None = None
         self._columns: list[ColumnEntry] = []
         self._included: list[FileEntry] = []
@@ -107,7 +109,7 @@ class DatasetWriter:
         """
         self.end_files()
         tasks = (partial(self._write_file, part, rows) for part, rows in files)
-        entries = run_in_order(tasks, min(_FILES_AT_ONCE, wanted_threads()), self._stopped.set)
+        entries = run_in_order(tasks, min(_FILES_AT_ONCE, wanted_threads()), self._stop)
         self._included += (entry for entry in entries if entry is not None)
 
     @contextmanager
@@ -120,29 +122,43 @@ class DatasetWriter:
 
         :return: function that returns when all files are written, and raises the error of writing
         """
-        with alongside(partial(self.write_files, files), self._stopped.set) as written:
+        with alongside(partial(self.write_files, files), self._stop) as written:
             yield written
+
+    def _stop(self) -> None:
+        """Let the threads that write files end soon."""
+        self._stopped.set()
+        for file in self._incomplete.copy():
+            file.stop()
 
     def _write_file(self, part: str, rows: Iterable[pa.RecordBatch | pa.Table]) -> FileEntry | None:
         file: DataFile | None = None
         try:
             for data in rows:
-                if self._stopped.is_set():
-                    raise CancelledError
                 if file is None:
                     file = self._new_file(part, data)
+                    self._incomplete.add(file)
                 else:
                     self._check(data)
+                if self._stopped.is_set():
+                    raise CancelledError
                 file.write(data)
             if file is None:
                 return None
             entry = file.close()
             self._written.append(file.key)
+            if self._stopped.is_set():
+                # A slow store may complete the file after the block has deleted the files.
+                self.store.delete(file.key)
+                raise CancelledError
             return entry
         except BaseException:
             if file is not None:
                 file.discard()
             raise
+        finally:
+            if file is not None:
+                self._incomplete.discard(file)
 
     def _check(self, data: pa.RecordBatch | pa.Table) -> None:
         """Check that the rows have the columns of the first rows of the dataset."""

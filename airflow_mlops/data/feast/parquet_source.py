@@ -226,8 +226,8 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
     :param store: the Feast repository
     :param request: feature view and features to read
     :param events: schema of the events
-    :raises FeatureStoreError: the files cannot be read, a column is absent, or a join key has different types in the
-        files and in the events
+    :raises FeatureStoreError: the files cannot be read, a column is absent or has decimals of more than 38 digits, or a
+        join key has different types in the files and in the events
     """
     source = request.view.batch_source
     columns = _columns(source)
@@ -248,6 +248,12 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
             f"{named('column', missing)}. Correct the feature view or the source. The columns of the source are: "
             f"{', '.join(present)}."
         )
+    for column in dict.fromkeys(found.names.values()):
+        if _has_decimal256(kind := dataset.schema.field(column).type):
+            raise FeatureStoreError(
+                f"Column {column!r} in the source of feature view {request.view.name!r}, {source.path}, is {kind}, but "
+                "DuckDB joins decimals of at most 38 digits. Convert the column to decimal128 or to double."
+            )
     times_in_keys = set()
     for key, column in request.join_keys.items():
         own, other = dataset.schema.field(found.names[key]).type, events.field(column).type
@@ -375,6 +381,24 @@ def _are_times(one: pa.DataType, other: pa.DataType) -> bool:
 
 def _is_exact_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_decimal(kind))
+
+
+def common_scale(one: pa.DataType, other: pa.DataType) -> int | None:
+    """Return the number of digits after the point with which two types of a join key are compared as decimals.
+
+    :return: ``None`` if neither is a decimal, or if they are equal
+    """
+    kinds = [_value_type(kind) for kind in (one, other)]
+    if kinds[0].equals(kinds[1]) or not all(map(_is_exact_number, kinds)):
+        return None
+    scales = [kind.scale for kind in kinds if pa.types.is_decimal(kind)]
+    return max(0, *scales) if scales else None
+
+
+def _has_decimal256(kind: pa.DataType) -> bool:
+    kind = _value_type(kind)
+    children = (kind.field(number).type for number in range(kind.num_fields))
+    return bool(pa.types.is_decimal256(kind)) or any(map(_has_decimal256, children))
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:

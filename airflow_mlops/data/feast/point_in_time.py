@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import FeatureStoreError, LeakageError, one_line
 from airflow_mlops.data import relational
-from airflow_mlops.data.feast.parquet_source import ParquetSource, Span, decoded
+from airflow_mlops.data.feast.parquet_source import ParquetSource, Span, common_scale, decoded
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.spool import Rows
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Greater than every creation time, and every place of a row in the files.
 _LAST = 2**63 - 1
+# Most digits of a decimal in DuckDB.
+_DIGITS = 38
 # Year 1, in microseconds since 1970.
 _FIRST_TIME = -62_135_596_800_000_000
 
@@ -82,7 +84,7 @@ def join(
     last = max((item["max"] for item in bounds if item["max"] is not None), default=0)
     streamed = (left(start) for start in starts)
     with connect(memory_limit) as connection:
-        parts = [_Part(number, source) for number, source in enumerate(sources)]
+        parts = [_Part(number, source, events.schema) for number, source in enumerate(sources)]
         start = 0
         try:
             sql, parameters = _query(connection, parts, keys, first, last)
@@ -109,10 +111,15 @@ def join(
 
 
 class _Part:
-    """One source of the join. It builds the SQL for the source, and reads the source's features from the result."""
+    """One source of the join. It builds the SQL for the source, and reads the source's features from the result.
 
-    def __init__(self, number: int, source: ParquetSource) -> None:
-        self._source = source
+    :param number: number of the source
+    :param source: the source
+    :param events: schema of the events
+    """
+
+    def __init__(self, number: int, source: ParquetSource, events: pa.Schema) -> None:
+        self._source, self._events = source, events
         self._view = source.request.view
         self._number = number
         self._ttl = _ttl(source)
@@ -149,11 +156,26 @@ class _Part:
         rows, parameters = self._source.relation(connection, self._number, span_of(self._source, first, last))
         if self._ttl is not None:
             parameters[f"ttl_{self._number}"] = self._ttl
-        same = [f"e.{keys[column]} = {side}.k{i}" for i, column in enumerate(self._source.request.join_keys.values())]
+        same = [
+            self._same(key, column, f"e.{keys[column]}", f"{side}.k{i}")
+            for i, (key, column) in enumerate(self._source.request.join_keys.items())
+        ]
         # Rows are compared by time and, if their times are equal, by creation time and place in the files.
         order = ["t", *(["created"] if self._source.created else []), "place"]
         newest = f"ROW({', '.join(['e.t', *[str(_LAST)] * (len(order) - 1)])}) >= ROW({', '.join(f'{side}.{name}' for name in order)})"
         return f"ASOF LEFT JOIN ({rows}) {side} ON {' AND '.join([*same, newest])}", parameters
+
+    def _same(self, key: str, column: str, one: str, other: str) -> str:
+        """Build the SQL condition that two join keys are equal.
+
+        DuckDB itself ends a comparison of a decimal with many digits after the point and a large number with an error.
+        """
+        own, kind = self._source.dataset.schema.field(self._source.names[key]).type, self._events.field(column).type
+        scale = common_scale(own, kind)
+        if scale is None:
+            return f"{one} = {other}"
+        # A number that is too large for this type becomes null. The other key has this scale, so it cannot be equal.
+        return " = ".join(f"TRY_CAST({each} AS DECIMAL({_DIGITS}, {scale}))" for each in (one, other))
 
     def verify(self, found: pa.Table, times: pa.ChunkedArray) -> None:
         """Check that no joined row is newer than its event or older than the time to live.

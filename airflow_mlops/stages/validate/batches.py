@@ -31,6 +31,7 @@ from airflow_mlops.stages.validate.checkpoint import Session, count_passed
 from airflow_mlops.stages.validate.conditions import has_condition, row_condition
 from airflow_mlops.stages.validate.frequencies import count_all, values_of
 from airflow_mlops.stages.validate.merged import Merged
+from airflow_mlops.stages.validate.mixed_numbers import require_exact_columns
 from airflow_mlops.stages.validate.numbers_as_text import with_whole_numbers
 from airflow_mlops.stages.validate.row_numbers import RowNumbers
 from airflow_mlops.stages.validate.rows import Rows
@@ -82,7 +83,8 @@ def run_in_batches(
     :return: the results of the suite, and for each result the numbers of the rows that do not meet the expectation.
         Unlike the results of :func:`~.checkpoint.run_suite`, these do not list all unexpected values
     :raises ValidationError: Great Expectations cannot run the suite
-    :raises SpecError: the bounds of an expectation do not fit a column of dates or times
+    :raises SpecError: the bounds of an expectation do not fit a column of dates or times, or pandas would round integers
+        beyond 2**53
     """
     suite = with_time_bounds(suite, rows.schema.empty_table())
     mark(suite.expectations)
@@ -92,7 +94,9 @@ def run_in_batches(
     sent = {}
     if divided is not None:
         sent = {number: one for number, one in describe(streamed, rows.schema).items() if divided.takes(one)}
-    facts = with_whole_numbers((divided or rows).facts(), suite)
+    exact = (divided or rows).facts()
+    require_exact_columns(suite, rows.schema, exact)
+    facts = with_whole_numbers(exact, suite)
     session = Session(suite, name, site)
     merged = {number: Merged() for number in streamed}
     # The first rows are validated with the whole suite, which gives the order of the results.

@@ -653,6 +653,48 @@ def test_ids_are_joined_exactly(kinds, keys):
     assert look_up(kinds, ["numbers:small"], events)["numbers:small"].to_pylist() == [2, None, 1]
 
 
+FRACTIONS = pa.decimal128(38, 30)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "expected"),
+    [
+        (pa.array([1, 10**12]), pa.array([Decimal(1), Decimal("1.5")], FRACTIONS), [1, None]),
+        (pa.array([Decimal(1), Decimal("1.5")], FRACTIONS), pa.array([1, 10**12]), [1, None]),
+        (
+            pa.array([Decimal(1), Decimal("1.5")], FRACTIONS),
+            pa.array([Decimal("1.50"), Decimal("123456789012.25")], pa.decimal128(20, 2)),
+            [2, None],
+        ),
+        (pa.array([1, 2**64 - 1], pa.uint64()), pa.array([Decimal(2**64 - 1), None], pa.decimal128(38, 1)), [2, None]),
+    ],
+    ids=["decimal events", "decimal source", "two decimals", "uint64"],
+)
+# DuckDB joins up to 64 events by another algorithm.
+@pytest.mark.parametrize("times", [1, 70])
+def test_keys_that_do_not_fit_into_the_type_of_the_other_keys_match_no_row(
+    kinds, tmp_path, monkeypatch, own, other, expected, times
+):
+    pq.write_table(pa.table({"number": own, "small": [1, 2], "at": minutes([0, 0])}), tmp_path / "a.parquet")
+    (view,) = feast_request.resolve(kinds, None, ["numbers:small"]).views
+    source = type(view.view.batch_source)
+    monkeypatch.setattr(source, "get_uri_for_file_path", staticmethod(lambda **_: str(tmp_path / "a.parquet")))
+    events = pa.concat_tables([pa.table({"number": other, "time": minutes([10, 10])})] * times)
+    assert look_up(kinds, ["numbers:small"], events)["numbers:small"].to_pylist() == expected * times
+
+
+def test_decimals_with_more_digits_than_duckdb_has_are_refused(kinds, tmp_path, monkeypatch):
+    wide = pa.array([Decimal(1)], pa.decimal256(50, 2))
+    (view,) = feast_request.resolve(kinds, None, ["numbers:small"]).views
+    source = type(view.view.batch_source)
+    monkeypatch.setattr(source, "get_uri_for_file_path", staticmethod(lambda **_: str(tmp_path / "a.parquet")))
+    for column in ("number", "small"):
+        table = {"number": pa.array([1]), "small": pa.array([1]), "at": minutes([0]), column: wide}
+        pq.write_table(pa.table(table), tmp_path / "a.parquet")
+        with pytest.raises(FeatureStoreError, match=rf"Column '{column}' .* is decimal256\(50, 2\), but DuckDB"):
+            look_up(kinds, ["numbers:small"], pa.table({"number": [1], "time": minutes([10])}))
+
+
 def test_feasts_offline_store_gets_exact_ids(kinds):
     # Feast itself would compare int64 and uint64 as doubles.
     events = pa.table({"number": pa.array([2**53 + 1, None, 2**53], pa.uint64()), "time": minutes([10, 10, 10])})

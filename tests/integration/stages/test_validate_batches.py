@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from great_expectations.execution_engine import pandas_execution_engine
 
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
@@ -271,6 +272,39 @@ def validated(checks, data, batch_rows, context, folder):
         return run_suite(suite, data, "rows", folder)
     rows = Rows([open_dataset(context.store, write(context, data))], batch_rows)
     return run_in_batches(suite, rows, "rows", folder)[0]
+
+
+LARGE_IDS = {
+    "large": [2**53 + 1, 5], "other": [2**53 + 1, 6], "double": [2.0**53, 5.0], "price": [Decimal("1.50"), Decimal("5.00")],
+    "whole": [Decimal(2**53), Decimal(5)], "long": [Decimal(2**53 + 2), Decimal(5)], "small": [2**53, 5],
+}  # fmt: skip
+PAIR = "column_pair_values_to_be_equal"
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (one(PAIR, column_A="double", column_B="large"), "compares column 'large', .* with column 'double' of double"),
+        (one(PAIR, column_A="large", column_B="price"), "with column 'price' of decimal128"),
+        (one(PAIR, column_A="large", column_B="whole"), "with column 'whole' of decimal128"),
+        (one("multicolumn_sum_to_equal", column_list=["small", "large"], sum_total=1), "adds column 'large'"),
+        (one("multicolumn_values_to_be_equal", column_list=["large", "double"]), "with column 'double'"),
+    ],
+)
+def test_columns_that_pandas_would_round_are_refused(check, message, context, tmp_path):
+    with pytest.raises(SpecError, match=message):
+        validated([check], pa.table(LARGE_IDS), 1, context, tmp_path)
+
+
+def test_columns_with_large_integers_are_compared_exactly_with_other_integers(context, tmp_path):
+    checks = [
+        *(one(PAIR, column_A="large", column_B=name) for name in ("other", "long", "small")),
+        one(PAIR, column_A="small", column_B="double"),
+        one("multicolumn_sum_to_equal", column_list=["small", "double"], sum_total=10),
+    ]
+    found = validated(checks, pa.table(LARGE_IDS), 1, context, tmp_path)
+    # Row 0 of `small` and `double` adds to 2**54.
+    assert [item.result["unexpected_count"] for item in found.results] == [1, 1, 1, 0, 1]
 
 
 @pytest.mark.parametrize("batch_rows", [5, 2])

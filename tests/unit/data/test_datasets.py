@@ -12,8 +12,10 @@ import pytest
 
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, StoreError
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data import prefetch
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
 from airflow_mlops.data.datasets import writer as writing
+from airflow_mlops.data.datasets.data_file import DataFile
 from airflow_mlops.data.store import ArtifactStore, HashingFile
 
 APRIL, MAY = Window.model_validate("2013-04"), Window.model_validate("2013-05")
@@ -221,6 +223,58 @@ def test_an_error_while_files_are_written_stops_their_writing(store):
         assert started.wait(5)
         raise RuntimeError("boom")
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("mlops-work")]
+    assert files(store) == []
+
+
+def test_a_file_that_is_complete_only_after_its_writer_has_failed_is_deleted(store, monkeypatch):
+    closing, failed = threading.Event(), threading.Event()
+    close = DataFile.close
+
+    def slow(file):
+        closing.set()
+        assert failed.wait(5)
+        return close(file)
+
+    monkeypatch.setattr(DataFile, "close", slow)
+    monkeypatch.setattr(prefetch, "_CANCELLED_END", 0.1)
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        DatasetWriter(store, "numbers") as writer,
+        writer.writing_files([("data", iter([table(1)]))]),
+    ):
+        assert closing.wait(5)
+        raise RuntimeError("boom")
+    failed.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("mlops-work"):
+            thread.join(5)
+    assert files(store) == []
+
+
+def test_an_error_does_not_wait_until_a_slow_store_has_the_whole_row_group(store, monkeypatch):
+    started, failed, written = threading.Event(), threading.Event(), []
+
+    def slow(**counts):
+        written.append(counts)
+        if len(written) == 3:
+            started.set()
+            assert failed.wait(5)
+
+    rows = pa.table({f"c{number}": [number] for number in range(100)})
+    monkeypatch.setattr(store.traffic, "count", slow)
+    monkeypatch.setattr(prefetch, "_CANCELLED_END", 0.1)
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        DatasetWriter(store, "numbers") as writer,
+        writer.writing_files([("data", iter([rows]))]),
+    ):
+        assert started.wait(5)
+        raise RuntimeError("boom")
+    failed.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("mlops-work"):
+            thread.join(5)
+    assert len(written) == 3
     assert files(store) == []
 
 

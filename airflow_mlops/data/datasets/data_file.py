@@ -26,11 +26,12 @@ class DataFile:
     :param part: split part of the rows
     :param schema: columns of the file
     :param options: arguments for ``pyarrow.parquet.ParquetWriter``
+    :ivar rows: number of rows that were written
     """
 
     def __init__(self, store: ArtifactStore, key: str, part: str, schema: pa.Schema, options: dict[str, Any]) -> None:
         self.key = key
-        self._part, self._rows = part, 0
+        self._part, self.rows = part, 0
         self._content = ContentHash(schema)
         self._files = ExitStack()
         self._file = self._files.enter_context(store.create(key))
@@ -49,7 +50,7 @@ class DataFile:
             else:
                 self._writer.write_batch(data, row_group_size=ROW_GROUP_ROWS)
             hashed()
-        self._rows += data.num_rows
+        self.rows += data.num_rows
 
     def close(self) -> FileEntry:
         """Complete the file."""
@@ -58,7 +59,7 @@ class DataFile:
         return FileEntry(
             path=self.key,
             part=self._part,
-            rows=self._rows,
+            rows=self.rows,
             bytes=self._file.bytes,
             sha256=self._file.sha256,
             content=self._content.hexdigest(),

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from airflow_mlops.data.datasets.data_file import DataFile
 
 DATA = "data"
+FILE_ROWS = 1 << 20
+"""Number of rows in a file; the last file of a split part may have fewer. The id of a dataset depends on its files."""
 # More files at once need more memory.
 _FILES_AT_ONCE = 2
 
@@ -62,6 +64,8 @@ class DatasetWriter:
         self.name = name
         self._folder = "/".join(filter(None, [f"datasets/{name}/files", folder]))
         self._open: dict[str, DataFile] = {}
+        # The complete files of :meth:`write`, by split part.
+        self._complete: dict[str, list[FileEntry]] = {}
         # Determined by the first rows of the file that is begun first.
         self._options: dict[str, Any] | None = None
         self._lock, self._stopped = Lock(), Event()
@@ -86,16 +90,24 @@ class DatasetWriter:
                 self.store.delete(key)
 
     def write(self, data: pa.RecordBatch | pa.Table, part: str = DATA) -> None:
-        """Append rows to a split part.
+        """Append rows to a split part. Every :data:`FILE_ROWS` rows of the part, a new file begins.
 
         :param data: the rows
         :param part: name of the split part: ``train`` or ``test``, or ``data`` (default) if the dataset is not split
         :raises SchemaError: columns or types differ from those of the rows that were written earlier
         """
-        if part not in self._open:
-            self._open[part] = self._new_file(part, data)
-        else:
+        if part in self._open:
             self._check(data)
+        else:
+            self._complete.setdefault(part, [])
+            self._open[part] = self._new_file(part, data)
+        while data.num_rows > (room := FILE_ROWS - self._open[part].rows):
+            if room:
+                self._open[part].write(data.slice(0, room))
+            data = data.slice(room)
+            self._complete[part].append(self._closed(self._open[part]))
+            del self._open[part]
+            self._open[part] = self._new_file(part, data)
         self._open[part].write(data)
 
     def write_files(self, files: Iterable[tuple[str, Iterable[pa.RecordBatch | pa.Table]]]) -> None:
@@ -145,8 +157,7 @@ class DatasetWriter:
                 file.write(data)
             if file is None:
                 return None
-            entry = file.close()
-            self._written.append(file.key)
+            entry = self._closed(file)
             if self._stopped.is_set():
                 # A slow store may complete the file after the block has deleted the files.
                 self.store.delete(file.key)
@@ -186,7 +197,11 @@ class DatasetWriter:
 
     def end_files(self) -> None:
         """Complete the files of all split parts. Rows that are written later begin new files."""
-        self._included += self._close_files()
+        for part, file in self._open.items():
+            self._complete[part].append(self._closed(file))
+        for entries in self._complete.values():
+            self._included += entries
+        self._open, self._complete = {}, {}
 
     def finish(self) -> WrittenFiles:
         """Complete the files without a manifest. The files remain when the block ends.
@@ -283,14 +298,10 @@ class DatasetWriter:
             make_current(self.store, manifest, slots)
         return manifest, existing is not None
 
-    def _close_files(self) -> list[FileEntry]:
-        entries = []
-        for file in self._open.values():
-            entry = file.close()
-            self._written.append(file.key)
-            entries.append(entry)
-        self._open = {}
-        return entries
+    def _closed(self, file: DataFile) -> FileEntry:
+        entry = file.close()
+        self._written.append(file.key)
+        return entry
 
     def _manifest(
         self,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 import threading
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, StoreError
 from airflow_mlops.core.windows import Window
@@ -149,6 +152,43 @@ def test_the_id_does_not_depend_on_how_the_files_are_written(store, monkeypatch)
     assert not existed
     assert third.id == first.id
     assert third.files[0].sha256 != first.files[0].sha256
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["train", "test"]), st.integers(0, 11)), min_size=1, max_size=6))
+def test_files_have_a_fixed_number_of_rows_however_the_rows_are_divided(pieces):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "FILE_ROWS", 4)
+        store = ArtifactStore(f"file://{folder}")
+        rows = {part: 0 for part, _ in pieces}
+        with DatasetWriter(store, "numbers") as writer:
+            for part, count in pieces:
+                writer.write(table(*range(rows[part], rows[part] + count), 0)[:count], part)
+                rows[part] += count
+            first, _ = writer.commit()
+        with DatasetWriter(store, "numbers") as writer:
+            for part, count in rows.items():
+                for value in range(count):
+                    writer.write(table(value), part)
+                writer.write(table(1)[:0], part)
+            second, existed = writer.commit()
+        assert existed
+        assert second.id == first.id
+        full = {part: [4] * (count // 4) + [count % 4] * (count % 4 > 0) for part, count in rows.items()}
+        expected = [(part, count) for part, counts in full.items() for count in counts or [0]]
+        assert [(file.part, file.rows) for file in first.files] == expected
+        dataset = open_dataset(store, first.ref)
+        for part, count in rows.items():
+            assert dataset.table(part)["a"].to_pylist() == list(range(count))
+
+
+def test_an_error_after_some_files_leaves_no_file(store, monkeypatch):
+    monkeypatch.setattr(writing, "FILE_ROWS", 2)
+    with pytest.raises(RuntimeError, match="boom"), DatasetWriter(store, "numbers") as writer:
+        writer.write(table(1, 2, 3, 4, 5))
+        assert len(files(store)) >= 2
+        raise RuntimeError("boom")
+    assert files(store) == []
 
 
 @pytest.mark.parametrize("cpus", [1, 2])

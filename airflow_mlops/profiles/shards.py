@@ -15,10 +15,15 @@ from pydantic import ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SpecError
+from airflow_mlops.data import row_spans
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.datasets.data_file import ROW_GROUP_ROWS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.profiles.profile import Profile, merge
 from airflow_mlops.profiles.spec import ProfileRef
+
+# Shards of fewer rows would not save time.
+_FEWEST_ROWS = 1_024
 
 
 class Shard(Model):
@@ -50,9 +55,10 @@ def identities(datasets: Sequence[Dataset]) -> list[str]:
 
 
 def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, shards: int) -> Iterator[pa.RecordBatch]:
-    """Read the rows of one shard, one row group at a time. Every row is in exactly one shard.
+    """Read the rows of one shard. Every row is in exactly one shard.
 
-    The first batch is empty, so that a shard without rows still has the columns.
+    A shard has consecutive rows, so only the files with these rows are read and checked. The first batch is empty, so
+    that a shard without rows still has the columns.
 
     :param datasets: the datasets that are divided into shards, at least one
     :param columns: names of the columns to read
@@ -61,9 +67,12 @@ def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, sha
     """
     schema = datasets[0].schema
     yield pa.RecordBatch.from_pylist([], schema=pa.schema([schema.field(name) for name in columns]))
-    places = [(dataset, place) for dataset in datasets for place in dataset.row_groups()]
-    for dataset, place in places[shard::shards]:
-        yield dataset.read_row_group(place, columns)
+    size, files = ROW_GROUP_ROWS, [file.rows for dataset in datasets for file in dataset.files()]
+    # Parquet decodes whole row groups, so a shard has a part of one only if there are fewer row groups than shards.
+    if sum(-(-rows // ROW_GROUP_ROWS) for rows in files) < shards:
+        size = max(_FEWEST_ROWS, -(-sum(files) // shards))
+    for dataset, span in row_spans.spans(datasets, None, size, shard, shards):
+        yield from dataset.batches(None, columns, span=span)
 
 
 def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:

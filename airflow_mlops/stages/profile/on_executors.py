@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pyarrow as pa
 
 from airflow_mlops.data import row_spans, sent_datasets
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.datasets.data_file import ROW_GROUP_ROWS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.training_reference import profile_with_errors
+from airflow_mlops.profiles import shards
 from airflow_mlops.profiles.multivariate import Reconstruction
 from airflow_mlops.profiles.profile import Profile, merge, profile
 from airflow_mlops.stages.context import StepContext
@@ -49,17 +48,9 @@ def profile_part(store: ArtifactStore, arguments: Mapping[str, Any], number: int
     """
     datasets = [sent_datasets.restore(store, text) for text in arguments["datasets"]]
     names, columns = arguments["names"], arguments["columns"]
-    batches = _batches(datasets, names, number, arguments["count"])
+    batches = shards.batches(datasets, names, number, arguments["count"])
     if arguments["reconstruction"] is not None:
         found = profile_with_errors(batches, names, Reconstruction.model_validate(arguments["reconstruction"]))
     else:
         found = profile(batches, columns)
     return found.model_dump_json()
-
-
-def _batches(datasets: Sequence[Dataset], names: Sequence[str], number: int, count: int) -> Iterator[pa.RecordBatch]:
-    schema = datasets[0].schema
-    # A part without rows still has the columns.
-    yield pa.RecordBatch.from_pylist([], schema=pa.schema([schema.field(name) for name in names]))
-    for dataset, span in row_spans.spans(datasets, None, ROW_GROUP_ROWS, number, count):
-        yield from dataset.batches(None, names, span=span)

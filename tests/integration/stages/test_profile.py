@@ -57,7 +57,7 @@ def test_mapped_shards_give_the_report_of_one_pass(run_dag, client, tmp_path):
 
     promote(client, tmp_path, store, model)
     data = flights(2_100, seed=2, shift=0.5)
-    # There are four shards and three row groups, so one shard has no rows.
+    # There are four shards, and three batches of at most 1,024 rows, so one shard has no rows.
     for day in range(3):
         part = scoring_set(store, data.slice(700 * day, 700), f"2013-04-0{day + 1}", f"scoring_{model}")
         score.run(ScoreSpec(model=model, dataset=part), context)
@@ -66,7 +66,7 @@ def test_mapped_shards_give_the_report_of_one_pass(run_dag, client, tmp_path):
     assert set(done.states().values()) == {"success"}
     profiled = [done.xcom("profile", map_index=number)["profile"] for number in range(4)]
     assert [(item["shard"], item["shards"], item["rows"]) for item in profiled] == [
-        (0, 4, 700), (1, 4, 700), (2, 4, 700), (3, 4, 0)
+        (0, 4, 1_024), (1, 4, 1_024), (2, 4, 52), (3, 4, 0)
     ]  # fmt: skip
 
     key = f"reports/{model}/2013-04"

@@ -16,6 +16,7 @@ from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError,
 from airflow_mlops.core.references import DatasetSelection
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, open_dataset
+from airflow_mlops.data.datasets import writer as writing
 from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.profiles import shards
@@ -24,6 +25,13 @@ from airflow_mlops.profiles.shards import Shard
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.profile import step
 from airflow_mlops.stages.profile.spec import ProfileSpec
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_batches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_FEWEST_ROWS", 10)
+        yield
 
 
 @pytest.fixture
@@ -160,7 +168,7 @@ def test_without_a_model_all_supported_columns_are_profiled(memory):
     assert done.summary == "Profiled 50 rows and 3 columns of dataset 'rows'."
     done = step.run(ProfileSpec(dataset=data.ref, columns=["s"], shard=1, shards=2), context)
     assert set(shards.read(memory, done.profile).profile.columns) == {"s"}
-    assert done.summary == "Profiled 20 rows and 1 column of shard 1 of 2 of dataset 'rows'."
+    assert done.summary == "Profiled 25 rows and 1 column of shard 1 of 2 of dataset 'rows'."
     with pytest.raises(SchemaError, match="rows.*'y'.*x, s, t"):
         step.run(ProfileSpec(dataset=data.ref, columns=["y"]), context)
 
@@ -177,3 +185,15 @@ def test_an_empty_dataset_fails_or_is_skipped(memory):
 def test_a_shard_number_out_of_range_is_refused():
     with pytest.raises(SpecError, match="shard=8.*0 and 7"):
         parse(ProfileSpec, {"dataset": {"name": "rows"}, "shard": 8, "shards": "8"}, "The test")
+
+
+def test_a_shard_reads_only_its_files(memory, monkeypatch):
+    monkeypatch.setattr(writing, "FILE_ROWS", 50)
+    data = made(memory, 200)
+    last = data.manifest.files[-1]
+    memory.delete(last.path)
+    for shard in range(3):
+        (_, *batches) = shards.batches([open_dataset(memory, data.ref)], ["x"], shard, 4)
+        assert sum(batch.num_rows for batch in batches) == 50
+    with pytest.raises(DatasetCorruptError, match=last.path):
+        list(shards.batches([open_dataset(memory, data.ref)], ["x"], 3, 4))

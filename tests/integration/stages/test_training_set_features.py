@@ -354,6 +354,32 @@ def test_sources_that_duckdb_cannot_read_are_read_by_arrow(repo, feast_store, tm
     assert look_up(feast_store, ["lasting:value"], events)["lasting:value"].to_pylist() == [3, 1, None, 2]
 
 
+@pytest.mark.parametrize(
+    ("view", "created", "file"), [("twofold:size", None, 1), ("lasting:value", (0, 0), 1), ("lasting:value", (1, 0), 0)],
+    ids=["no creation times", "equal creation times", "later creation times in the first file"],
+)  # fmt: skip
+def test_many_ties_go_to_the_last_row_of_the_last_file(feast_store, tmp_path, monkeypatch, view, created, file):
+    # The first file has more rows, so row numbers alone would prefer it.
+    sizes, keys, tables, last = (60_000, 20_000), 500, [], {}
+    for number, size in enumerate(sizes):
+        rows = np.arange(size) + sum(sizes[:number])
+        table = {"place": [f"p{row % keys}" for row in rows], "at": pa.array([START] * size, UTC), "word": ["w"] * size}
+        if created is None:
+            table |= {"number": np.ones(size, int), "size": rows.astype(float)}
+        else:
+            table |= {"created": minutes([created[number]] * size), "v": rows}
+        tables.append(table)
+        if number == file:
+            last = dict(zip(table["place"], rows.tolist(), strict=True))
+    folder_of(*tables)(tmp_path)
+    (opened,) = feast_request.resolve(feast_store, None, [view]).views
+    source, path = type(opened.view.batch_source), str(tmp_path / "hourly.parquet")
+    monkeypatch.setattr(source, "get_uri_for_file_path", staticmethod(lambda **_: path))
+    places = [f"p{number % keys}" for number in range(2_000)]
+    events = pa.table({"place": places, "number": np.ones(2_000, int), "time": minutes([5] * 2_000)})
+    assert look_up(feast_store, [view], events)[view].to_pylist() == [last[place] for place in places]
+
+
 def test_sources_in_other_file_systems_are_read_by_arrow(repo, feast_store, monkeypatch):
     write_hourly(repo, [("EWR", 0, 0, 1, "a"), ("EWR", 60, 0, 2, "b"), ("EWR", 60, 0, 3, "c")])
     events = pa.table({"place": ["EWR", "EWR"], "time": minutes([59, 61])})

@@ -39,6 +39,13 @@ def write(store: ArtifactStore, *values: int, window: Window | None = None):
         return writer.commit(window=window)
 
 
+def wait_for_threads() -> None:
+    """Wait for the threads that write files."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("mlops-work"):
+            thread.join(5)
+
+
 def files(store: ArtifactStore) -> list[str]:
     return [path for path in store.fs.find(store.root) if path.endswith((".parquet", ".tmp"))]
 
@@ -285,9 +292,7 @@ def test_a_file_that_is_complete_only_after_its_writer_has_failed_is_deleted(sto
         assert closing.wait(5)
         raise RuntimeError("boom")
     failed.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("mlops-work"):
-            thread.join(5)
+    wait_for_threads()
     assert files(store) == []
 
 
@@ -311,9 +316,7 @@ def test_an_error_does_not_wait_until_a_slow_store_has_the_whole_row_group(store
         assert started.wait(5)
         raise RuntimeError("boom")
     failed.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("mlops-work"):
-            thread.join(5)
+    wait_for_threads()
     assert len(written) == 3
     assert files(store) == []
 

@@ -48,7 +48,7 @@ def require_exact_columns(suite: ExpectationSuite, schema: pa.Schema, facts: Map
         advice = "Remove the expectation, or ingest the column as decimals."
         if kind == _ADD:
             raise SpecError(
-                f"{what} adds column {found!r}, which has integers beyond 2^53, and pandas may round the sum. {advice}"
+                f"{what} adds column {found!r}, which has integers beyond 2^53, and the sum of pandas may be wrong. {advice}"
             )
         other = next((name for name in columns if name.casefold() in doubles), None)
         if other is not None:
